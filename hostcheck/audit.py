@@ -1,0 +1,101 @@
+"""What every command that judges a host shares: which probes to read, which layers hold, and the judgement."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hostcheck.checklist import Checklist
+from hostcheck.engine import chosen_ids, evaluate
+from hostcheck.errors import HostcheckError
+from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
+from hostcheck.model import Run, Severity
+from hostcheck.registry import Check, load_checks
+from hostcheck.snapshot.probes import Probe
+from hostcheck.snapshot.reading import Ending, Snapshot
+
+SITE = Path("/etc/hostcheck/site.toml")
+
+
+def probes_of(checks: Iterable[Check]) -> list[Probe]:
+    """Return each probe that some of the checks read, once, in order of its id."""
+    found = {probe.id: probe for check in checks for probe in check.probes()}
+    return [found[id] for id in sorted(found)]
+
+
+def probes_for(checklist: Checklist) -> list[Probe]:
+    """Return the probes that a checklist needs, and those that introduce a host to a reader."""
+    every = all_checks(checklist)
+    from hostcheck.facts.host import PROBES
+
+    found = {probe.id: probe for probe in (*PROBES, *probes_of(every[id] for id in chosen_ids(checklist, every)))}
+    return [found[id] for id in sorted(found)]
+
+
+def all_checks(checklist: Checklist) -> Mapping[str, Check]:
+    """Return the register and what the checklist adds to it."""
+    return {**load_checks(), **{check.id: check for check in checklist.checks}}
+
+
+def read_site(path: Path | None) -> list[Layer]:
+    """Return the layer of a site file; without a path, of the usual one if it is there.
+
+    Raises:
+        HostcheckError: the file cannot be read or is wrong, in one line.
+    """
+    load_checks()
+    if path is None and not SITE.exists():
+        return []
+    chosen = path or SITE
+    try:
+        return [read_layer(chosen.read_text("utf-8"), str(chosen))]
+    except OSError as problem:
+        raise HostcheckError(f"{chosen}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise HostcheckError(f"{chosen}: not a text file (UTF-8)") from None
+
+
+def shipped_layers(role: str, *, gpus: bool) -> list[Layer]:
+    """Return our own layers in order: defaults, architecture and GPU model, platform, role.
+
+    Args:
+        role: such as "training".
+        gpus: whether the host may have GPUs; the table of models is read only then.
+    """
+    load_checks()
+    models: list[Layer] = []
+    if gpus:
+        from hostcheck.gpu_table import layers
+
+        models = layers()
+    return [
+        *(shipped_layer(name) for name in shipped_names("defaults")),
+        *models,
+        *(shipped_layer(name) for name in shipped_names("platform")),
+        shipped_layer(f"role/{role}"),
+    ]
+
+
+def judge(
+    snapshot: Snapshot,
+    checklist: Checklist,
+    *,
+    site: Iterable[Layer] = (),
+    fail_on: Severity = Severity.MEDIUM,
+    today: dt.date | None = None,
+) -> Run:
+    """Judge a snapshot by a checklist, our layers and a site's.
+
+    Args:
+        snapshot: what was read.
+        checklist: what is to be judged.
+        site: layers over ours and under the checklist's.
+        fail_on: failures below this severity do not count.
+        today: the day on which waivers must still hold; the snapshot's own where none is given.
+    """
+    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml")}
+    layers = [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
+    return evaluate(
+        snapshot, checklist, load_checks(), layers, fail_on=fail_on, today=today.isoformat() if today else None
+    )

@@ -1,0 +1,60 @@
+"""`hostcheck collect`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import click
+
+from hostcheck.audit import probes_for
+from hostcheck.checklist import Checklist
+from hostcheck.cli.options import clear_progress, progress, write
+from hostcheck.errors import HostcheckError
+
+
+@click.command("collect")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to; - is standard output.")
+@click.option("--redact", is_flag=True, help="Mask host names, addresses, serials, UUIDs, keys and user names.")
+@click.option("--program", "as_program", is_flag=True, help="Print the sh program that takes a snapshot elsewhere.")
+@click.option("--window", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Watch counters longer.")
+def command(output: Path | None, redact: bool, as_program: bool, window: float) -> None:
+    """Take a snapshot of this host, to be judged later or elsewhere by `hostcheck audit --from`.
+
+    Reads only; changes nothing.
+
+    \b
+    hostcheck collect                                       writes hostcheck-HOST.tar.gz
+    hostcheck collect --redact -o case.tar.gz               to attach to a report
+    hostcheck collect --program | ssh node7 sh -s >node7.tar.gz
+                                                            a host without Python or hostcheck
+    """
+    probes = probes_for(Checklist())
+    if as_program:
+        if redact:
+            raise HostcheckError("--program cannot redact on the other host; use collect --redact where hostcheck runs")
+        from hostcheck.snapshot.program import program
+
+        write(output or Path("-"), program(probes, window=window).encode())
+        return
+    if output is None and not sys.stdout.isatty():
+        output = Path("-")
+    from hostcheck.snapshot.archive import write_archive
+    from hostcheck.snapshot.local import collect
+
+    try:
+        snapshot = collect(probes, window=window, progress=progress())
+    finally:
+        clear_progress()
+    if redact:
+        from hostcheck.snapshot.redact import redact as masked
+
+        snapshot = masked(snapshot)
+    name = snapshot.manifest.hostname.replace("/", "_")
+    target = output or Path(f"hostcheck-{name}.tar.gz")
+    packed = io.BytesIO()
+    write_archive(snapshot, packed)
+    write(target, packed.getvalue())
+    if target != Path("-"):
+        click.echo(f"{target}: {len(packed.getvalue()):,} bytes, {len(snapshot.readings)} probes", err=True)

@@ -1,0 +1,93 @@
+"""The `hostcheck` command: finds the subcommand, and turns every ending into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from hostcheck import __version__
+from hostcheck.errors import HostcheckError
+
+COMMANDS = {
+    "audit": "Judge this host, or a saved snapshot, against the checklist.",
+    "collect": "Take a snapshot of this host, to be judged later or elsewhere.",
+    "list": "List the checks.",
+    "explain": "Explain one check: what it reads, what it expects, and why.",
+    "coverage": "Show which rows of the checklist are answered, and by what.",
+    "completion": "Print the completion script for a shell.",
+}
+UNDETERMINED = 3
+INTERRUPTED = 130
+
+
+class _Lazy(click.Group):
+    """Imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"hostcheck.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from hostcheck.expect import suggest
+
+            ctx.fail(f"no command {args[0]!r}{suggest(args[0], COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="hostcheck %(version)s")
+def cli() -> None:
+    """Tell the owner of a GPU host what is wrong with it, and prove it.
+
+    \b
+    hostcheck audit                     judge this host
+    hostcheck audit -o report.html      the same as a page
+    hostcheck explain gpu.ecc-mode      why one check matters, and what it reads
+
+    Exit codes: 0 no counted failure; 1 a failure; 2 bad usage or input; 3 no failure, but something could not be
+    determined.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+    except HostcheckError as problem:
+        from hostcheck.render.safe import safe
+
+        click.echo(f"hostcheck: {safe(str(problem))}", err=True)
+        code = 2
+    except click.ClickException as problem:
+        problem.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("hostcheck: interrupted", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`hostcheck list | head`): nobody is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("hostcheck: this is a bug in hostcheck; nothing was judged", err=True)
+        code = UNDETERMINED
+    sys.exit(code)

@@ -1,0 +1,74 @@
+"""Options and helpers that several commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from hostcheck.errors import HostcheckError
+
+
+class CheckId(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
+    """A check id or a pattern of ids; completes from the register."""
+
+    name = "check"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from hostcheck.registry import load_checks
+
+        return [click.shell_completion.CompletionItem(id) for id in load_checks() if id.startswith(incomplete)]
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all.
+
+    Raises:
+        HostcheckError: it cannot be written; what was there before is untouched.
+    """
+    if path == Path("-"):
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as opened:
+                opened.write(data)
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as problem:
+        raise HostcheckError(f"{path}: cannot be written: {problem.strerror}") from None
+
+
+def progress() -> Callable[[str, int], None] | None:
+    """Return what shows on a terminal which probe is waited for, or None where nobody looks."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    started = time.monotonic()
+
+    def show(slowest: str, running: int) -> None:
+        waited = time.monotonic() - started
+        if waited > 1:
+            more = f" and {running - 1} more" if running > 1 else ""
+            click.echo(f"\r\x1b[Kreading: {slowest}{more}, {waited:.0f} s", err=True, nl=False)
+
+    return show
+
+
+def clear_progress() -> None:
+    """Take the progress line away."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        click.echo("\r\x1b[K", err=True, nl=False)

@@ -1,0 +1,463 @@
+"""Expectations: matchers, the keys they belong to, and the layers that set them, each with its source."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol
+
+from hostcheck.errors import HostcheckError
+from hostcheck.model import Actor, Expected, Finding, Scalar, Status
+
+
+class ExpectationMissing(Exception):
+    """No layer sets this key for this hardware: without an expected value there is no verdict."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+KEYS: dict[str, Key] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A name that layers may set and checks may read, with the type that keeps units apart.
+
+    Attributes:
+        name: the check that reads it, and, where it reads several, a last word of its own.
+        kind: str, int, float or bool: the type of the observed value.
+        unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word.
+        words: the only words that the value can take, if they are few.
+        low, high: bounds outside of which a number is in another unit or impossible.
+    """
+
+    name: str
+    kind: type
+    unit: str = ""
+    words: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = float("inf")
+
+    def __post_init__(self) -> None:
+        if self.name in KEYS:
+            raise ValueError(f"two expectation keys are named {self.name}")
+        KEYS[self.name] = self
+
+    def fault(self, value: object) -> str:
+        """Return what is wrong with a value for this key, or an empty string."""
+        if self.kind is bool:
+            return "" if isinstance(value, bool) else f"true or false is needed, not {value!r}"
+        if self.kind is str:
+            if not isinstance(value, str):
+                return f"a text is needed, not {value!r}"
+            if self.words and value not in self.words:
+                return f"{value!r} is none of {', '.join(self.words)}"
+            return ""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            number = re.match(r"\s*-?\d+(\.\d+)?", value) if isinstance(value, str) else None
+            unit = f" of {self.unit}" if self.unit else ""
+            hint = f", without quotes and unit: {number[0].strip()}" if number else ""
+            return f"a number{unit} is needed{hint}, not {value!r}"
+        if not self.low <= value <= self.high:
+            unit = f" {self.unit}" if self.unit else ""
+            return f"{value}{unit} is outside {self.low:g} to {self.high:g}{unit}; is it in another unit?"
+        return ""
+
+
+class Matcher(Protocol):
+    """Decides about one value, and says in words what it wants."""
+
+    def matches(self, value: Scalar) -> bool:
+        """Whether the value is as wanted."""
+        ...
+
+    def words(self, unit: str) -> str:
+        """Return the wish, with the unit."""
+        ...
+
+
+def _with_unit(value: object, unit: str) -> str:
+    text = (
+        {True: "yes", False: "no"}[value]
+        if isinstance(value, bool)
+        else f"{value:,}"
+        if isinstance(value, int) and abs(value) >= 10_000
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+    return f"{text} {unit}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """The value is this one."""
+
+    value: Scalar
+
+    def matches(self, value: Scalar) -> bool:
+        return value == self.value and isinstance(value, bool) == isinstance(self.value, bool)
+
+    def words(self, unit: str) -> str:
+        return _with_unit(self.value, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The value is one of these."""
+
+    values: tuple[Scalar, ...]
+
+    def matches(self, value: Scalar) -> bool:
+        return value in self.values
+
+    def words(self, unit: str) -> str:
+        return " or ".join(_with_unit(value, unit) for value in self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """The number is no lower."""
+
+    value: float
+
+    def matches(self, value: Scalar) -> bool:
+        return isinstance(value, int | float) and value >= self.value
+
+    def words(self, unit: str) -> str:
+        return f"at least {_with_unit(self.value, unit)}"
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """The number is no higher."""
+
+    value: float
+
+    def matches(self, value: Scalar) -> bool:
+        return isinstance(value, int | float) and value <= self.value
+
+    def words(self, unit: str) -> str:
+        return f"at most {_with_unit(self.value, unit)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The number is in a range, both ends included."""
+
+    low: float
+    high: float
+
+    def matches(self, value: Scalar) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def words(self, unit: str) -> str:
+        return f"{_with_unit(self.low, '')} to {_with_unit(self.high, unit)}"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionAtLeast:
+    """The dotted version is no older; a part that is missing counts as 0, text behind the numbers is ignored."""
+
+    value: str
+
+    def matches(self, value: Scalar) -> bool:
+        seen, wanted = version_key(str(value)), version_key(self.value)
+        width = max(len(seen), len(wanted))
+        return bool(seen) and seen + (0,) * (width - len(seen)) >= wanted + (0,) * (width - len(wanted))
+
+    def words(self, unit: str) -> str:
+        return f"version {self.value} or newer"
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """There is a value, whatever it is."""
+
+    def matches(self, value: Scalar) -> bool:
+        return value is not None
+
+    def words(self, unit: str) -> str:
+        return "present"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """There is none."""
+
+    def matches(self, value: Scalar) -> bool:
+        return value is None
+
+    def words(self, unit: str) -> str:
+        return "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """The text matches a regular expression as a whole."""
+
+    value: str
+
+    def matches(self, value: Scalar) -> bool:
+        return re.fullmatch(self.value, str(value)) is not None
+
+    def words(self, unit: str) -> str:
+        return f"like {self.value}"
+
+
+def version_key(text: str) -> tuple[int, ...]:
+    """Return the leading dotted numbers of a version, so that versions can be compared."""
+    found = re.match(r"\D{0,8}?(\d+(?:\.\d+)*)", text.strip())
+    return tuple(int(part) for part in found[1].split(".")[:6]) if found else ()
+
+
+MATCHERS = (
+    "equals", "one_of", "at_least", "at_most", "between", "version_at_least", "present", "absent", "regex",
+)  # fmt: skip
+
+
+def parse_matcher(table: object, key: Key) -> Matcher:
+    """Build the matcher that a TOML value describes; a bare value means equals.
+
+    Raises:
+        HostcheckError: with what is wrong and what would be right.
+    """
+    if not isinstance(table, dict):
+        table = {"equals": table}
+    names = [name for name in table if name not in ("source", "why")]
+    unknown = [name for name in names if name not in MATCHERS]
+    if unknown:
+        raise HostcheckError(f"{unknown[0]!r} is no matcher{suggest(unknown[0], MATCHERS)}")
+    if len(names) != 1:
+        raise HostcheckError(f"exactly one matcher is needed ({', '.join(MATCHERS)}), found {len(names)}")
+    name, value = names[0], table[names[0]]
+    if name in ("present", "absent"):
+        if value is not True:
+            raise HostcheckError(f"{name} takes true, not {value!r}")
+        return Present() if name == "present" else Absent()
+    if name in ("version_at_least", "regex"):
+        return _text_matcher(name, value, key)
+    values = value if name in ("one_of", "between") else [value]
+    if not isinstance(values, list) or not values or (name == "between" and len(values) != 2):
+        raise HostcheckError(f"{name} takes a list{' of two numbers' if name == 'between' else ''}, not {value!r}")
+    for item in values:
+        if fault := key.fault(item):
+            raise HostcheckError(f"{name}: {fault}")
+    if name in ("at_least", "at_most", "between") and key.kind not in (int, float):
+        raise HostcheckError(f"{name} needs a key that is a number, and {key.name} is not")
+    if name == "between" and values[0] > values[1]:
+        raise HostcheckError(f"between: {values[0]} is above {values[1]}; the lower number comes first")
+    built: dict[str, Any] = {"equals": Equals, "at_least": AtLeast, "at_most": AtMost}
+    if name == "one_of":
+        return OneOf(tuple(values))
+    if name == "between":
+        return Between(values[0], values[1])
+    return built[name](value)  # type: ignore[no-any-return]
+
+
+def _text_matcher(name: str, value: object, key: Key) -> Matcher:
+    if not isinstance(value, str) or key.kind is not str:
+        raise HostcheckError(f"{name} takes a text in quotes and a key that is a text ({key.name})")
+    if name == "version_at_least":
+        if not version_key(value):
+            raise HostcheckError(f"version_at_least: {value!r} is no version such as 570.86")
+        return VersionAtLeast(value)
+    try:
+        re.compile(value)
+    except re.error as problem:
+        raise HostcheckError(f"regex: {value!r}: {problem}") from None
+    return Regex(value)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a word that is close to a known one, else nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A named set of expectations, and where it holds.
+
+    Attributes:
+        name: such as "defaults", "role/training" or the path of a site file.
+        match: facts of the host or the GPU that must all be equal, such as {"pci": ("10de:2330",)}.
+        values: key to matcher and source.
+    """
+
+    name: str
+    match: Mapping[str, tuple[str, ...]]
+    values: Mapping[str, tuple[Matcher, str]]
+
+    def holds(self, traits: Mapping[str, str]) -> bool:
+        """Whether the layer is for hardware with these traits."""
+        return all(traits.get(name) in allowed for name, allowed in self.match.items())
+
+
+TRAITS = ("pci", "gpu_arch", "arch", "platform", "vendor", "product")
+"""What a layer's [match] may name: a GPU's PCI id and architecture, the CPU's, the platform, and DMI."""
+
+
+def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:
+    """Read an [expect] table.
+
+    Raises:
+        HostcheckError: naming `where`, the key and what would be right.
+    """
+    if not isinstance(table, dict):
+        raise HostcheckError(f"{where}: [expect] must be a table")
+    values: dict[str, tuple[Matcher, str]] = {}
+    for name, entry in table.items():
+        if name not in KEYS:
+            raise HostcheckError(f'{where}: [expect] "{name}": no check reads this key{suggest(name, KEYS)}')
+        try:
+            matcher = parse_matcher(entry, KEYS[name])
+        except HostcheckError as problem:
+            raise HostcheckError(f'{where}: [expect] "{name}": {problem}') from None
+        source = entry.get("source", "") if isinstance(entry, dict) else ""
+        values[name] = (matcher, str(source) or where)
+    return values
+
+
+def read_layer(text: str, name: str) -> Layer:
+    """Read one layer file.
+
+    Raises:
+        HostcheckError: one line that names the file, the key and what would be right.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise HostcheckError(f"{name}: not TOML: {problem}") from None
+    for word in table:
+        if word not in ("match", "expect"):
+            raise HostcheckError(f"{name}: unknown table [{word}]{suggest(word, ('match', 'expect'))}")
+    match: dict[str, tuple[str, ...]] = {}
+    for trait, allowed in table.get("match", {}).items():
+        if trait not in TRAITS:
+            raise HostcheckError(f"{name}: [match] {trait}: unknown{suggest(trait, TRAITS)}")
+        match[trait] = tuple(allowed) if isinstance(allowed, list) else (allowed,)
+    return Layer(name, match, read_values(table.get("expect", {}), name))
+
+
+@cache
+def shipped_layer(name: str) -> Layer:
+    """Return a layer of ours by name, such as "defaults" or "role/inference"."""
+    return read_layer((files("hostcheck.layers") / f"{name.replace('/', '-')}.toml").read_text("utf-8"), name)
+
+
+def shipped_names(kind: str) -> list[str]:
+    """Return the names of our layers of a kind, such as "role" or "platform"."""
+    names = sorted(entry.name for entry in files("hostcheck.layers").iterdir())
+    return [f"{kind}/{name[len(kind) + 1 : -5]}" for name in names if name.startswith(f"{kind}-")]
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What one value is held against."""
+
+    key: Key
+    matcher: Matcher
+    layer: str
+    source: str
+
+    @property
+    def view(self) -> Expected:
+        """The form in which a finding carries it."""
+        return Expected(text=self.matcher.words(self.key.unit), key=self.key.name, layer=self.layer, source=self.source)
+
+    def judge(
+        self,
+        observed: Scalar,
+        *,
+        say: str = "",
+        subject: str = "",
+        fix: str = "",
+        actor: Actor = Actor.OPERATOR,
+        source: str = "",
+    ) -> Finding:
+        """Return a pass, or a failure with its fix.
+
+        Args:
+            observed: the value, in the key's unit.
+            say: the finding's line; it should hold for a pass as for a failure, since it states what is so.
+            subject: who was judged, where the engine does not know it.
+            fix: the exact commands that would mend a failure.
+            actor: who carries them out.
+            source: where the value was read.
+        """
+        good = self.matcher.matches(observed)
+        line = say or f"{self.key.name.split('.', 1)[1].replace('-', ' ')} is {_with_unit(observed, self.key.unit)}"
+        return Finding(
+            status=Status.PASS if good else Status.FAIL,
+            subject=subject,
+            summary=line,
+            observed=observed,
+            expected=self.view,
+            fix="" if good else fix,
+            actor=None if good else actor,
+            source=source,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """The expectations of one check: call it with a key. Later layers win over earlier ones."""
+
+    layers: Sequence[Layer]
+    traits: Mapping[str, str]
+    declared: tuple[str, ...] = ()
+
+    def of(self, traits: Mapping[str, str]) -> Expect:
+        """Return the expectations for one piece of hardware of the host, such as a GPU."""
+        return replace(self, traits={**self.traits, **traits})
+
+    def __call__(self, key: Key) -> Expectation:
+        """Return what the last layer that holds here says.
+
+        Raises:
+            ExpectationMissing: none says anything.
+        """
+        if key.name not in self.declared:
+            raise ValueError(f"the check does not declare that it reads {key.name}")
+        for layer in reversed(self.layers):
+            if key.name in layer.values and layer.holds(self.traits):
+                matcher, source = layer.values[key.name]
+                return Expectation(key, matcher, layer.name, source)
+        raise ExpectationMissing(key.name)
+
+
+def passed(summary: str, observed: Scalar = None, *, subject: str = "", source: str = "") -> Finding:
+    """Return a pass that no expectation was needed for."""
+    return Finding(status=Status.PASS, summary=summary, observed=observed, subject=subject, source=source)
+
+
+def failed(
+    summary: str,
+    observed: Scalar = None,
+    *,
+    subject: str = "",
+    wanted: str = "",
+    fix: str = "",
+    actor: Actor = Actor.OPERATOR,
+    source: str = "",
+) -> Finding:
+    """Return a failure whose right value follows from the host itself; `wanted` says which and why."""
+    expected = Expected(text=wanted, key="", layer="host", source="the host's own state") if wanted else None
+    return Finding(
+        status=Status.FAIL,
+        summary=summary,
+        observed=observed,
+        subject=subject,
+        expected=expected,
+        fix=fix,
+        actor=actor,
+        source=source,
+    )

@@ -1,0 +1,1 @@
+"""Facts by subsystem: their probes, their parsers, and the typed values."""

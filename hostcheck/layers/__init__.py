@@ -1,0 +1,1 @@
+"""Expectation layers: TOML files, named by kind and name."""

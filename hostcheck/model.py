@@ -1,0 +1,240 @@
+"""The result model. Every output is a view of one `Run`; nothing in this module knows how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SCHEMA = 1
+
+
+class Status(StrEnum):
+    """What is known about one subject. There is no "warn": how much it matters is the severity."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+    ERROR = "error"
+    NOT_APPLICABLE = "not-applicable"
+    SKIPPED = "skipped"
+
+
+# Worst first: what could not be determined outranks a pass in every aggregate.
+_ORDER = (Status.FAIL, Status.ERROR, Status.UNKNOWN, Status.PASS, Status.NOT_APPLICABLE, Status.SKIPPED)
+
+
+class Severity(StrEnum):
+    """How much a failure matters, most first."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    INFO = "info"
+
+    @property
+    def rank(self) -> int:
+        """0 for critical, 4 for info."""
+        return list(Severity).index(self)
+
+    def counts_at(self, threshold: Severity) -> bool:
+        """Whether this severity is at or above the threshold."""
+        return self.rank <= threshold.rank
+
+
+class Actor(StrEnum):
+    """Who or what can mend a finding."""
+
+    TUNE = "tune"
+    OPERATOR = "operator"
+    RESET_GPU = "reset-gpu"
+    REBOOT = "reboot"
+    REPLACE = "replace"
+    APPLICATION = "application"
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """Return the status of a whole from those of its parts; of nothing, it is not applicable."""
+    return min(statuses, key=_ORDER.index, default=Status.NOT_APPLICABLE)
+
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a value was held against, and who says so.
+
+    Attributes:
+        text: the matcher in words, with its unit, such as "at least 700 W".
+        key: the expectation's key, to override it in a checklist.
+        layer: the layer that set it, such as "gpu/h100-sxm5-80gb".
+        source: the document or reason that justifies it.
+    """
+
+    text: str
+    key: str
+    layer: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiver:
+    """An operator's decision not to count a finding until a date (ISO 8601)."""
+
+    reason: str
+    until: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One subject's verdict.
+
+    Attributes:
+        status: what is known.
+        subject: what was judged, such as "gpu0", "node1" or "host".
+        summary: one line in words, complete by itself.
+        observed: the value that was judged, in the unit that `summary` and `expected` name.
+        expected: what it was held against; None where no expectation took part.
+        severity: how much it matters, where it differs from the check's own.
+        fix: the exact commands or steps; empty where nothing is to be done.
+        actor: who acts; None where nothing is to be done.
+        cause: for unknown, the probe (or expectation key) that is the reason; equal causes are grouped.
+        source: where the observed value was read, such as "nvidia-smi -q -x".
+        waived: set where the checklist waives this finding; it is then not counted.
+    """
+
+    status: Status
+    subject: str = ""
+    summary: str
+    observed: Scalar = None
+    expected: Expected | None = None
+    severity: Severity | None = None
+    fix: str = ""
+    actor: Actor | None = None
+    cause: str = ""
+    source: str = ""
+    waived: Waiver | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One check's verdict on one host. Always has at least one finding, so that nothing is silently empty."""
+
+    id: str
+    title: str
+    subsystem: str
+    severity: Severity
+    status: Status
+    findings: tuple[Finding, ...]
+    rationale: str = ""
+    rows: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    required: bool = False
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEnding:
+    """How one probe of the snapshot ended."""
+
+    id: str
+    ending: str
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Which host, when, and through whose eyes.
+
+    Attributes:
+        name: the host name, or its mask.
+        taken: when the snapshot was taken, ISO 8601 UTC.
+        privileged: whether it was taken as root.
+        facts: a few lines that introduce the host to a reader, label to text, in order.
+    """
+
+    name: str
+    taken: str
+    privileged: bool
+    redacted: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """An operator's own answer to a row that no tool can measure."""
+
+    row: str
+    answer: bool
+    by: str
+    date: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One host's audit: everything that any output shows.
+
+    Attributes:
+        schema: version of this structure; grows only when a reader would break.
+        tool: the hostcheck version that judged.
+        checklist, role: which checklist was judged by, and for which role of the host.
+        fail_on: failures below this severity do not count towards the exit code.
+        results: one for each check, in id order.
+        probes: how each probe ended.
+    """
+
+    tool: str
+    host: Host
+    checklist: str
+    role: str
+    fail_on: Severity
+    results: tuple[Result, ...]
+    probes: tuple[ProbeEnding, ...]
+    attestations: tuple[Attestation, ...] = ()
+    schema: int = SCHEMA
+
+
+def severity_of(result: Result, finding: Finding) -> Severity:
+    """Return how much this finding matters."""
+    return finding.severity or result.severity
+
+
+def counted(run: Run, result: Result, finding: Finding) -> bool:
+    """Return whether a finding takes part in the exit code: not waived, and severe enough."""
+    return finding.waived is None and severity_of(result, finding).counts_at(run.fail_on)
+
+
+def exit_code(run: Run) -> int:
+    """Return 0, 1 or 3, as the whole family of commands does.
+
+    1: a counted failure. 3: none, but something counted is unknown or in error, or a required check did not pass.
+    """
+    undetermined = False
+    for result in run.results:
+        for finding in result.findings:
+            if counted(run, result, finding):
+                if finding.status is Status.FAIL:
+                    return 1
+                undetermined |= finding.status in (Status.UNKNOWN, Status.ERROR)
+        undetermined |= result.required and result.status is not Status.PASS
+    return 3 if undetermined else 0
+
+
+def nagios_code(run: Run) -> int:
+    """Return the same verdict in the convention of Nagios plug-ins: 0 ok, 1 warning, 2 critical, 3 unknown."""
+    code = exit_code(run)
+    if code != 1:
+        return code
+    severe = any(
+        finding.status is Status.FAIL
+        and counted(run, result, finding)
+        and severity_of(result, finding).counts_at(Severity.HIGH)
+        for result in run.results
+        for finding in result.findings
+    )
+    return 2 if severe else 1

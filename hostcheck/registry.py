@@ -1,0 +1,185 @@
+"""The register of checks: the `@check` decorator, and the loading of the content folders and of plug-ins."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, TypeAlias, TypeVar, overload
+
+from hostcheck.errors import HostcheckError
+from hostcheck.expect import Expect, Key, suggest
+from hostcheck.facts.base import Each, Fact
+from hostcheck.model import Finding, Severity
+from hostcheck.snapshot.probes import Probe
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
+Outcome: TypeAlias = Finding | Iterable[Finding]
+Need: TypeAlias = "Fact[A] | Each[A]"
+
+SUBSYSTEMS = (
+    "platform", "cpu", "kernel", "memory", "pci", "gpu", "nvlink", "rdma", "network", "storage", "gds", "container",
+    "kubernetes", "slurm", "process", "software", "power", "bench", "site",
+)  # fmt: skip
+
+_ID = re.compile(r"[a-z0-9]+\.[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check and all that is known about it; see `check` for the meaning of each field."""
+
+    id: str
+    title: str
+    rationale: str
+    severity: Severity
+    needs: tuple[Fact[Any] | Each[Any], ...]
+    function: Callable[..., Outcome]
+    rows: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
+    references: tuple[str, ...] = ()
+    module: str = ""
+
+    @property
+    def subsystem(self) -> str:
+        """The first word of the id."""
+        return self.id.split(".", 1)[0]
+
+    def probes(self, *, required_only: bool = False) -> Iterator[Probe]:
+        """Yield each probe that the check's facts are read from; one may come twice."""
+        for wanted in self.needs:
+            fact = wanted.fact if isinstance(wanted, Each) else wanted
+            yield from fact.probes(required_only=required_only)
+
+
+CHECKS: dict[str, Check] = {}
+
+
+@overload
+def check(
+    first: Need[A], /, *, id: str, severity: Severity, rows: Sequence[str] = ..., keys: Sequence[Key] = ...,
+    references: Sequence[str] = ...,
+) -> Callable[[Callable[[A, Expect], Outcome]], Callable[[A, Expect], Outcome]]: ...  # fmt: skip
+@overload
+def check(
+    first: Need[A], second: Fact[B], /, *, id: str, severity: Severity, rows: Sequence[str] = ...,
+    keys: Sequence[Key] = ..., references: Sequence[str] = ...,
+) -> Callable[[Callable[[A, B, Expect], Outcome]], Callable[[A, B, Expect], Outcome]]: ...  # fmt: skip
+@overload
+def check(
+    first: Need[A], second: Fact[B], third: Fact[C], /, *, id: str, severity: Severity, rows: Sequence[str] = ...,
+    keys: Sequence[Key] = ..., references: Sequence[str] = ...,
+) -> Callable[[Callable[[A, B, C, Expect], Outcome]], Callable[[A, B, C, Expect], Outcome]]: ...  # fmt: skip
+@overload
+def check(
+    first: Need[A], second: Fact[B], third: Fact[C], fourth: Fact[D], /, *, id: str, severity: Severity,
+    rows: Sequence[str] = ..., keys: Sequence[Key] = ..., references: Sequence[str] = ...,
+) -> Callable[[Callable[[A, B, C, D, Expect], Outcome]], Callable[[A, B, C, D, Expect], Outcome]]: ...  # fmt: skip
+def check(
+    *needs: Any,
+    id: str,
+    severity: Severity,
+    rows: Sequence[str] = (),
+    keys: Sequence[Key] = (),
+    references: Sequence[str] = (),
+) -> Any:
+    """Register a check.
+
+    The function gets the values of the facts in order, and last the expectations. It returns or yields findings, and
+    raises NotApplicable where the question does not arise; missing facts and expectations are the engine's affair.
+    Its docstring is the help page: a sentence that is true when the check passes, an empty line, why it matters.
+
+    Args:
+        needs: one to four facts. `each(FACT)` in the first place runs the function once for each element.
+        id: subsystem and name, such as "memory.thp-enabled".
+        severity: how much a failure matters; a finding may differ.
+        rows: the rows of the checklist that it answers.
+        keys: the expectation keys that it may read.
+        references: where the rationale comes from.
+    """
+
+    def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        text = inspect.cleandoc(function.__doc__ or "")
+        title, _, rationale = text.partition("\n\n")
+        made = Check(
+            id=id,
+            title=" ".join(title.split()),
+            rationale=rationale.strip(),
+            severity=severity,
+            needs=needs,
+            function=function,
+            rows=tuple(rows),
+            keys=tuple(keys),
+            references=tuple(references),
+            module=function.__module__,
+        )
+        add(made)
+        return function
+
+    return register
+
+
+def add(made: Check) -> None:
+    """Put a check into the register.
+
+    Raises:
+        ValueError: its id is malformed or taken; both modules are named.
+    """
+    if not _ID.fullmatch(made.id) or made.subsystem not in SUBSYSTEMS:
+        raise ValueError(f"{made.module}: check id {made.id!r} is not subsystem.kebab-case")
+    if made.id in CHECKS:
+        raise ValueError(f"{made.module} and {CHECKS[made.id].module} both define the check {made.id}")
+    CHECKS[made.id] = made
+
+
+def load(package: str) -> None:
+    """Import every module of a content folder, by name, so that its decorators run."""
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+
+
+def load_checks() -> dict[str, Check]:
+    """Load our checks and those of installed plug-ins (entry points of the group `hostcheck.checks`).
+
+    Raises:
+        HostcheckError: a plug-in cannot be imported.
+    """
+    if not CHECKS:
+        load("hostcheck.checks")
+        from importlib.metadata import entry_points
+
+        for plugin in entry_points(group="hostcheck.checks"):
+            try:
+                plugin.load()
+            except Exception as problem:
+                raise HostcheckError(f"plug-in {plugin.name} ({plugin.value}) cannot be loaded: {problem}") from None
+    return CHECKS
+
+
+def matches(id: str, pattern: str) -> bool:
+    """Whether a pattern names a check: its id, a glob such as "gpu.ecc-*", or a subsystem word such as "gpu"."""
+    return fnmatchcase(id, pattern) or id.split(".", 1)[0] == pattern
+
+
+def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Return the ids that any of the patterns matches, such as "gpu.*" or "memory.swap".
+
+    Raises:
+        HostcheckError: a pattern matches nothing; the nearest id is named.
+    """
+    known = list(ids)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = [id for id in known if matches(id, pattern)]
+        if not found:
+            raise HostcheckError(f"no check matches {pattern!r}{suggest(pattern, known)} (hostcheck list shows all)")
+        chosen.update(found)
+    return chosen

@@ -1,0 +1,355 @@
+"""The archive: one tar, the same from both producers, and its reader, which trusts nothing in it.
+
+Layout (schema 1), every member a plain file:
+
+    manifest            key=value lines
+    p/ID/status         "ENDING CODE STARTED FINISHED LIMIT": times in seconds since boot, the limit in bytes a file;
+                        a note on the second line
+    p/ID/asked          the paths and globs that a file or list probe was asked for, one a line
+    p/ID/list           those paths as the shell expanded them
+    p/ID/out, p/ID/err  the streams: of a command; of `head`, which puts "==> PATH <==" before each file; of `ls -ldn`
+    p/ID/2/...          the second sample of a probe that is read twice
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from hostcheck.errors import HostcheckError
+from hostcheck.snapshot.probes import MIB
+from hostcheck.snapshot.reading import SCHEMA, Ending, Entry, FileState, Manifest, Reading, Snapshot
+
+MEMBERS = 2_000
+TOTAL = 256 * MIB
+_PROBE = re.compile(r"[a-z0-9]+(\.[a-z0-9-]+)*")
+_PARTS = {"status", "asked", "list", "out", "err"}
+
+
+def write_archive(snapshot: Snapshot, target: IO[bytes]) -> None:
+    """Write a snapshot as a compressed tar; equal snapshots give equal bytes."""
+    with (
+        gzip.GzipFile(fileobj=target, mode="wb", mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, data in _members(snapshot):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mtime = int(snapshot.manifest.time)
+            info.mode = 0o600
+            tar.addfile(info, io.BytesIO(data))
+
+
+def _members(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
+    manifest = snapshot.manifest
+    lines = {
+        "schema": manifest.schema,
+        "tool": manifest.tool,
+        "producer": manifest.producer,
+        "time": f"{manifest.time:.0f}",
+        "uptime": f"{manifest.uptime:.2f}",
+        "hostname": manifest.hostname,
+        "uid": manifest.uid,
+        "redacted": int(manifest.redacted),
+        "complete": 1,
+    }
+    yield "manifest", "".join(f"{key}={value}\n" for key, value in lines.items()).encode()
+    for id, reading in sorted(snapshot.readings.items()):
+        yield from _reading_members(f"p/{id}", reading)
+
+
+def _reading_members(folder: str, reading: Reading) -> Iterator[tuple[str, bytes]]:
+    code = "-" if reading.code is None else reading.code
+    status = f"{reading.ending} {code} {reading.at:.2f} {reading.at + reading.seconds:.2f} -\n{reading.note}\n"
+    yield f"{folder}/status", status.encode()
+    if reading.asked:
+        yield f"{folder}/asked", "".join(f"{path}\n" for path in reading.asked).encode()
+    if reading.files or reading.entries:
+        yield f"{folder}/list", "".join(f"{path}\n" for path in (reading.files or reading.entries)).encode()
+    out, err = reading.out, reading.err
+    if reading.files:
+        out, err = _head_output(reading.files)
+    elif reading.entries:
+        out, err = _ls_output(reading.entries)
+    if out:
+        yield f"{folder}/out", out
+    if err:
+        yield f"{folder}/err", err
+    if reading.later is not None:
+        yield from _reading_members(f"{folder}/2", reading.later)
+
+
+def _head_output(files: Mapping[str, FileState]) -> tuple[bytes, bytes]:
+    """Spell what was read as `head -v` does, with its complaints on the other stream."""
+    out, err = [b"==> /dev/null <==\n"], []
+    for path, state in files.items():
+        if state.ending in (Ending.OK, Ending.TRUNCATED):
+            out.append(b"\n==> %b <==\n%b" % (path.encode(), state.data))
+        if state.ending is not Ending.OK:
+            why = {Ending.ABSENT: "No such file or directory", Ending.DENIED: "Permission denied"}
+            err.append(f"head: {path}: {why.get(state.ending, state.why or state.ending.value)}\n".encode())
+    return b"".join(out), b"".join(err)
+
+
+def _ls_output(entries: Mapping[str, Entry]) -> tuple[bytes, bytes]:
+    seen = [f"{_ls_line(path, entry)}\n" for path, entry in entries.items() if entry.kind != "?"]
+    denied = [f"ls: {path}: Permission denied\n" for path, entry in entries.items() if entry.kind == "?"]
+    return "".join(seen).encode(), "".join(denied).encode()
+
+
+def _ls_line(path: str, entry: Entry) -> str:
+    arrow = f" -> {entry.target}" if entry.kind == "l" else ""
+    return f"{entry.kind}{entry.mode} 1 {entry.uid} {entry.gid} 0 Jan  1 00:00 {path}{arrow}"
+
+
+def read_archive(source: Path | bytes) -> Snapshot:
+    """Read an archive, plain or gzipped, that may come from anywhere.
+
+    Raises:
+        HostcheckError: one line that says what is wrong with the file.
+    """
+    where = str(source) if isinstance(source, Path) else "the archive"
+    try:
+        data = source if isinstance(source, bytes) else _bounded(source)
+    except OSError as problem:
+        raise HostcheckError(f"{where}: {problem.strerror}") from None
+    try:
+        members = _unpack(_gunzip(data))
+    except _Refused as problem:
+        raise HostcheckError(f"{where}: {problem}") from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as problem:
+        raise HostcheckError(f"{where}: not a readable hostcheck archive ({problem})") from None
+    if "manifest" not in members:
+        raise HostcheckError(f"{where}: not a hostcheck archive: it has no manifest")
+    manifest = _manifest(members.pop("manifest"), where)
+    folders: dict[str, dict[str, bytes]] = {}
+    for name, content in members.items():
+        id, _, part = name.removeprefix("p/").partition("/")
+        folders.setdefault(id, {})[part] = content
+    return Snapshot(manifest, {id: _reading(id, parts) for id, parts in sorted(folders.items())})
+
+
+class _Refused(Exception):
+    """Something in an archive that no honest producer writes."""
+
+
+def _bounded(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        data = opened.read(TOTAL + 1)
+    if len(data) > TOTAL:
+        raise HostcheckError(f"{path}: larger than {TOTAL // MIB} MiB, which no hostcheck archive is")
+    return data
+
+
+def _gunzip(data: bytes) -> bytes:
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    unpacked = zlib.decompressobj(wbits=31)
+    plain = unpacked.decompress(data, TOTAL + 1)
+    if len(plain) > TOTAL:
+        raise _Refused(f"it unpacks to more than {TOTAL // MIB} MiB")
+    if not unpacked.eof:
+        raise _Refused("it is cut off")
+    return plain
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    members: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for count, info in enumerate(tar):
+            if count >= MEMBERS:
+                raise _Refused(f"it has more than {MEMBERS} members")
+            name = info.name.removeprefix("./")
+            if info.isdir():
+                continue
+            if not info.isreg():
+                raise _Refused(f"member {_show(name)} is not a plain file")
+            if not _is_ours(name):
+                raise _Refused(f"member {_show(name)} has no place in a hostcheck archive")
+            if name in members:
+                raise _Refused(f"member {_show(name)} is there twice")
+            opened = tar.extractfile(info)
+            content = opened.read() if opened else b""
+            if len(content) != info.size:
+                raise _Refused("it is cut off")
+            members[name] = content
+    return members
+
+
+def _is_ours(name: str) -> bool:
+    if name == "manifest":
+        return True
+    parts = name.split("/")
+    if len(parts) == 4 and parts[2] == "2":
+        del parts[2]
+    return len(parts) == 3 and parts[0] == "p" and _PROBE.fullmatch(parts[1]) is not None and parts[2] in _PARTS
+
+
+def _show(name: str) -> str:
+    return ascii(name[:80])
+
+
+def _manifest(data: bytes, where: str) -> Manifest:
+    table = dict(line.partition("=")[::2] for line in data.decode("utf-8", "replace").splitlines())
+    try:
+        schema = int(table["schema"])
+        if schema > SCHEMA:
+            made = _show(table.get("tool", "?"))
+            raise HostcheckError(
+                f"{where}: made by a newer hostcheck ({made}, archive schema {schema}); this one reads up to {SCHEMA}"
+            )
+        manifest = Manifest(
+            schema=schema,
+            tool=table["tool"],
+            producer=table["producer"],
+            time=min(max(float(table["time"]), 0.0), 253402300799.0),
+            uptime=float(table["uptime"]),
+            hostname=table["hostname"],
+            uid=int(table["uid"]),
+            redacted=table.get("redacted") == "1",
+        )
+    except (KeyError, ValueError) as problem:
+        raise HostcheckError(f"{where}: its manifest is broken: {problem}") from None
+    if "complete" not in table:
+        raise HostcheckError(f"{where}: it is cut off: the host did not finish writing it")
+    return manifest
+
+
+def _reading(id: str, parts: Mapping[str, bytes]) -> Reading:
+    first = _sample(id, {name: data for name, data in parts.items() if "/" not in name}, parts)
+    second = {name[2:]: data for name, data in parts.items() if name.startswith("2/")}
+    if not second:
+        return first
+    later = _sample(id, second, parts)
+    return Reading(**{**{name: getattr(first, name) for name in Reading.__slots__}, "later": later})
+
+
+def _sample(id: str, parts: Mapping[str, bytes], shared: Mapping[str, bytes]) -> Reading:
+    words, _, note = parts.get("status", b"").decode("utf-8", "replace").partition("\n")
+    ending, code, started, finished, limit = _status(words)
+    asked = tuple(_lines(shared.get("asked", b"")))
+    out, err = parts.get("out", b""), parts.get("err", b"")
+    files: dict[str, FileState] = {}
+    entries: dict[str, Entry] = {}
+    if asked and "list" in shared and ending in (Ending.OK, Ending.TRUNCATED):
+        listed = _lines(parts.get("list") or shared["list"])
+        if out.startswith(b"==> "):
+            files = parse_head(out, err, listed, limit)
+            if ending is Ending.TRUNCATED:
+                _cut_last(files)
+        elif ending is Ending.OK:
+            entries = parse_ls(out, err)
+        out = err = b""
+    return Reading(
+        probe=id,
+        ending=ending,
+        code=code,
+        seconds=max(finished - started, 0.0),
+        at=started,
+        note=note.strip(),
+        out=out,
+        err=err,
+        asked=asked,
+        files=files,
+        entries=entries,
+    )
+
+
+def _status(words: str) -> tuple[Ending, int | None, float, float, int | None]:
+    try:
+        ending, code, started, finished, limit = (None if word == "-" else word for word in words.split())
+        return (
+            Ending(ending or ""),
+            None if code is None else int(code),
+            float(started or 0),
+            float(finished or 0),
+            None if limit is None else int(limit),
+        )
+    except ValueError:
+        return Ending.ERROR, None, 0.0, 0.0, None
+
+
+def _lines(data: bytes) -> list[str]:
+    return [line for line in data.decode("utf-8", "replace").split("\n") if line]
+
+
+def parse_head(out: bytes, err: bytes, paths: list[str], limit: int | None = None) -> dict[str, FileState]:
+    """Split what `head -c LIMIT /dev/null PATH...` printed into files.
+
+    A file can hold a line that looks like a header, so only the header of a path that comes later in `paths` counts.
+
+    Args:
+        out, err: the two streams.
+        paths: the paths in the order in which they were given.
+        limit: bytes above which a file was cut.
+    """
+    complaints = _complaints(err, paths)
+    found: list[tuple[str, int, int]] = []
+    position = 0
+    for path in paths:
+        if _file_ending(complaints.get(path, "")) in (Ending.ABSENT, Ending.DENIED):
+            continue
+        header = b"\n==> %b <==\n" % path.encode("utf-8", "replace")
+        start = out.find(header, position)
+        if start >= 0:
+            position = start + len(header)
+            found.append((path, start, position))
+    ends = [start for _, start, _ in found[1:]] + [len(out)]
+    contents = {path: out[begin:end] for (path, _, begin), end in zip(found, ends, strict=True)}
+    files = {path: _file_state(contents.get(path), complaints.get(path, ""), limit) for path in paths}
+    return {path: state for path, state in files.items() if state.ending is not Ending.ABSENT or "*" not in path}
+
+
+def _cut_last(files: dict[str, FileState]) -> None:
+    """Mark the last file of a stream that was cut: nobody knows how much of it is missing."""
+    whole = [path for path, state in files.items() if state.ending is Ending.OK]
+    if whole:
+        files[whole[-1]] = FileState(Ending.TRUNCATED, files[whole[-1]].data, "the output was cut here")
+
+
+def _complaints(err: bytes, paths: list[str]) -> dict[str, str]:
+    known = set(paths)
+    complaints: dict[str, str] = {}
+    for line in err.decode("utf-8", "replace").splitlines():
+        named = re.search(r"(/[^'\"]*?)['\"]?(?: for reading)?: ([^:]+)$", line)
+        if named and named[1] in known:
+            complaints[named[1]] = named[2].strip()
+    return complaints
+
+
+def _file_state(content: bytes | None, complaint: str, limit: int | None) -> FileState:
+    if content is None:
+        return FileState(_file_ending(complaint), b"", complaint or "nothing was read")
+    if complaint.startswith("truncated") or (limit is not None and len(content) > limit):
+        return FileState(Ending.TRUNCATED, content[:limit], complaint or f"truncated at {limit} bytes")
+    return FileState(Ending.ERROR, b"", complaint) if complaint else FileState(Ending.OK, content)
+
+
+def _file_ending(why: str) -> Ending:
+    if "No such file" in why or "Not a directory" in why:
+        return Ending.ABSENT
+    if "ermission denied" in why or "not permitted" in why:
+        return Ending.DENIED
+    return Ending.ERROR
+
+
+_LS = re.compile(r"([-dlcbps])([-rwxsStT]{9})\S?\s+\d+\s+(\d+)\s+(\d+)\s+\d+(?:,\s*\d+)?\s+\w+\s+\d+\s+[\d:]+\s+(/.*)")
+
+
+def parse_ls(out: bytes, err: bytes) -> dict[str, Entry]:
+    """Read the lines of `ls -ldn PATH...`; a path that may not be looked at becomes an entry of kind "?"."""
+    entries: dict[str, Entry] = {}
+    for line in _lines(out):
+        if found := _LS.fullmatch(line):
+            path, _, target = found[5].partition(" -> ") if found[1] == "l" else (found[5], "", "")
+            entries[path] = Entry(found[1], found[2], int(found[3]), int(found[4]), target)
+    for line in _lines(err):
+        if denied := re.search(r"(/[^'\"]*)['\"]?: (?:Permission denied|Operation not permitted)$", line):
+            entries[denied[1]] = Entry("?")
+    return entries

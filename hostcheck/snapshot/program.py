@@ -1,0 +1,119 @@
+"""The other producer: the same probes as one POSIX sh program, sent on standard input, with one tar as its output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from shlex import quote
+
+from hostcheck import __version__
+from hostcheck.snapshot.local import SYSTEM_PATH
+from hostcheck.snapshot.probes import CommandProbe, FileProbe, Guard, ListProbe, Probe
+from hostcheck.snapshot.reading import SCHEMA
+
+_BLOCK = 512
+
+
+@cache
+def _runtime() -> str:
+    return (files("hostcheck.snapshot") / "runtime.sh").read_text("utf-8").replace("@SYSTEM_PATH@", SYSTEM_PATH)
+
+
+def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
+    """Return the sh program that carries out these probes.
+
+    Args:
+        probes: what to read; each id once.
+        window: seconds between the two samples of counters, at least.
+    """
+    chosen = list(probes)
+    pause = math.ceil(window)
+    again = [probe for probe in chosen if not isinstance(probe, ListProbe) and probe.twice and _runs(probe)]
+    folders = [f'"$dir/p/{probe.id}"' for probe in chosen] + [f'"$dir/p/{probe.id}/2"' for probe in again]
+    lines = [
+        "#!/bin/sh",
+        f"# hostcheck {__version__}",
+        _runtime(),
+        f"mkdir -p {' '.join(folders)} || fail 'no room for the answers'",
+        "now",
+        "uptime=$up",
+        "",
+        *(line for probe in chosen for line in _lines(probe, probe.id)),
+        f"settle {_limits(chosen)}",
+        "",
+    ]
+    if again:
+        lines += [f"sleep {pause}"] if pause else []
+        lines += [line for probe in again for line in _again(probe)]
+        lines += [f"settle {_limits(again)}", ""]
+    lines += [
+        "hostname=unknown",
+        "read -r hostname </proc/sys/kernel/hostname",
+        'cat >"$dir/manifest" <<END',
+        f"schema={SCHEMA}",
+        f"tool={__version__}",
+        "producer=sh",
+        "time=$(date +%s)",
+        "uptime=$uptime",
+        "hostname=$hostname",
+        "uid=$(id -u)",
+        "complete=1",
+        "END",
+        "if command -v gzip >/dev/null 2>&1; then",
+        '    tar -cf - -C "$dir" manifest p | gzip -c',
+        "else",
+        '    tar -cf - -C "$dir" manifest p',
+        "fi",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _runs(probe: Probe) -> bool:
+    return not (isinstance(probe, CommandProbe) and probe.local_module)
+
+
+def _limits(probes: Iterable[Probe]) -> str:
+    return " ".join(str(limit) for limit in sorted({math.ceil(probe.seconds) for probe in probes if _runs(probe)}))
+
+
+def _again(probe: FileProbe | CommandProbe) -> list[str]:
+    """Return the second sample of a probe, taken only if the first one was."""
+    first = f'grep -q "^ok " "$dir/p/{probe.id}/status"' if isinstance(probe, CommandProbe) else ":"
+    start = _start(probe, f"{probe.id}/2")
+    if isinstance(probe, FileProbe):
+        return [start]
+    return [f"if {first}; then", f"    {start}", "else", f'    rm -rf "$dir/p/{probe.id}/2"', "fi"]
+
+
+def _lines(probe: Probe, into: str) -> list[str]:
+    """Return the lines that start one probe."""
+    if isinstance(probe, CommandProbe):
+        if probe.local_module:
+            return [f"skip {into} not-collected 'only where hostcheck itself runs on the host'"]
+        if probe.guard:
+            return [
+                f"if {_condition(probe.guard)}; then",
+                f"    {_start(probe, into)}",
+                "else",
+                f"    skip {into} not-collected {quote(probe.guard.why_not)}",
+                "fi",
+            ]
+        return [_start(probe, into)]
+    return [f"ask {into} {' '.join(quote(path) for path in probe.paths)}", _start(probe, into)]
+
+
+def _start(probe: Probe, into: str) -> str:
+    limits = f"{into} {math.ceil(probe.seconds)} {probe.total // _BLOCK + 1}"
+    if isinstance(probe, FileProbe):
+        return f"files {limits} {probe.limit} {' '.join(probe.paths)}"
+    if isinstance(probe, ListProbe):
+        return f"entries {limits} {' '.join(probe.paths)}"
+    return f"tool {limits} {' '.join(quote(word) for word in probe.argv)}"
+
+
+def _condition(guard: Guard) -> str:
+    exists = " || ".join(f"[ -e {path} ]" for path in guard.any_of)
+    return f"{{ {exists}; }} && awake {guard.awake}" if guard.awake else exists

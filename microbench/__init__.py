@@ -1,0 +1,1 @@
+"""Benchmarks by subsystem. Empty until `hostcheck bench` is there."""

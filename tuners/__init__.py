@@ -1,0 +1,1 @@
+"""Changes by subsystem, as data. Empty until `hostcheck tune` is there."""
