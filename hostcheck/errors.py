@@ -19,12 +19,14 @@ class Unavailable(Exception):
     Attributes:
         why: one line that says what was tried and how it ended.
         probe: id of the probe that is the cause; filled in by the engine where a parser does not know it.
+        ending: how that probe ended, such as "timeout"; empty where it ended well and the value was missing in it.
     """
 
-    def __init__(self, why: str, probe: str = "") -> None:
-        super().__init__(why, probe)
+    def __init__(self, why: str, probe: str = "", ending: str = "") -> None:
+        super().__init__(why, probe, ending)
         self.why = why
         self.probe = probe
+        self.ending = ending
 
     def __str__(self) -> str:
         return self.why
@@ -66,7 +68,7 @@ def need(value: Maybe[T]) -> T:
         NotApplicable: there is no such thing here.
     """
     if isinstance(value, Unavailable):
-        raise Unavailable(value.why, value.probe)
+        raise Unavailable(value.why, value.probe, value.ending)
     if isinstance(value, NotApplicable):
         raise NotApplicable(value.why)
     return value

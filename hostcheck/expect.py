@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Actor, Expected, Finding, Scalar, Status
+from hostcheck.versions import version_key
 
 
 class ExpectationMissing(Exception):
@@ -83,17 +84,13 @@ class Matcher(Protocol):
         ...
 
 
-def _with_unit(value: object, unit: str) -> str:
-    text = (
-        {True: "yes", False: "no"}[value]
-        if isinstance(value, bool)
-        else f"{value:,}"
-        if isinstance(value, int) and abs(value) >= 10_000
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-    return f"{text} {unit}".strip()
+def _with_unit(value: Scalar, unit: str) -> str:
+    """Spell a value: thousands set off, no needless digits, yes and no for flags."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,} {unit}".strip() if abs(value) >= 10_000 else f"{value} {unit}".strip()
+    return f"{value:g} {unit}".strip() if isinstance(value, float) else f"{value} {unit}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +207,6 @@ class Regex:
 
     def words(self, unit: str) -> str:
         return f"like {self.value}"
-
-
-def version_key(text: str) -> tuple[int, ...]:
-    """Return the leading dotted numbers of a version, so that versions can be compared."""
-    found = re.match(r"\D{0,8}?(\d+(?:\.\d+)*)", text.strip())
-    return tuple(int(part) for part in found[1].split(".")[:6]) if found else ()
 
 
 MATCHERS = (

@@ -71,12 +71,14 @@ class Expected:
         key: the expectation's key, to override it in a checklist.
         layer: the layer that set it, such as "gpu/h100-sxm5-80gb".
         source: the document or reason that justifies it.
+        unit: of the observed number, such as "W"; empty for a bare count or a word.
     """
 
     text: str
     key: str
     layer: str
     source: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,9 +214,10 @@ def counted(run: Run, result: Result, finding: Finding) -> bool:
 def exit_code(run: Run) -> int:
     """Return 0, 1 or 3, as the whole family of commands does.
 
-    1: a counted failure. 3: none, but something counted is unknown or in error, or a required check did not pass.
+    1: a counted failure. 3: none, but something counted is unknown or in error, a required check did not pass, or
+    nothing was judged at all: an empty audit is not a healthy one.
     """
-    undetermined = False
+    undetermined = not any(result.status in (Status.PASS, Status.FAIL) for result in run.results)
     for result in run.results:
         for finding in result.findings:
             if counted(run, result, finding):

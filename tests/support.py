@@ -1,16 +1,207 @@
-"""What tests share: samples out of docstrings, and snapshots built from plain text."""
+"""What tests share: samples out of docstrings, recorded and synthetic hosts, and the case tables."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import textwrap
-from collections.abc import Callable
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from hostcheck.audit import judge, probes_of
+from hostcheck.checklist import Checklist, read_setting
+from hostcheck.model import Result
+from hostcheck.registry import load_checks
+from hostcheck.snapshot.archive import read_archive
+from hostcheck.snapshot.probes import CommandProbe, FileProbe, ListProbe, Probe
+from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot, _is_match
+
+TESTS = Path(__file__).parent
+CASES = TESTS / "cases"
+HOSTS = TESTS / "hosts"
+GOLDEN = TESTS / "golden"
 
 
 def sample(function: Callable[..., Any]) -> str:
     """Return the real sample that a parser's docstring holds after its line "Sample:"."""
     text = inspect.getdoc(function) or ""
-    head, found, body = text.partition("Sample:\n")
+    _, found, body = text.partition("Sample:\n")
     assert found, f"{function.__name__} has no sample"
     return textwrap.dedent(body)
+
+
+def every_probe() -> list[Probe]:
+    """Return each probe that some check reads."""
+    return probes_of(load_checks().values())
+
+
+def recorded_hosts() -> list[str]:
+    """Return the names of the recorded hosts."""
+    return sorted(path.name.removesuffix(".tar.gz") for path in HOSTS.glob("*.tar.gz"))
+
+
+@cache
+def host(name: str) -> Snapshot:
+    """Return a recorded host, or the synthetic one, "bare", that the bases of the case tables describe."""
+    return _bare() if name == "bare" else read_archive(HOSTS / f"{name}.tar.gz")
+
+
+def _bare() -> Snapshot:
+    files: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    links: dict[str, str] = {}
+    for path in sorted(CASES.glob("*.toml")):
+        base = tomllib.loads(path.read_text("utf-8")).get("base", {})
+        for target, name in ((files, "files"), (outputs, "out"), (links, "links")):
+            clash = target.keys() & base.get(name, {}).keys()
+            assert all(target[key] == base[name][key] for key in clash), f"{path.name}: base {name} differs: {clash}"
+            target.update(base.get(name, {}))
+    readings = {probe.id: _answer(probe, files, outputs, links) for probe in every_probe()}
+    manifest = Manifest(1, "test", "local", 1_790_000_000.0, 86_400.0, "bare", 0)
+    return Snapshot(manifest, readings)
+
+
+def _answer(probe: Probe, files: Mapping[str, str], outputs: Mapping[str, str], links: Mapping[str, str]) -> Reading:
+    if isinstance(probe, CommandProbe):
+        if probe.id not in outputs:
+            return Reading(probe.id, Ending.ABSENT, note="not installed")
+        answer = Reading(probe.id, Ending.OK, 0, 0.1, 86_400.0, out=outputs[probe.id].encode())
+        return replace(answer, later=replace(answer, at=86_410.0)) if probe.twice else answer
+    if isinstance(probe, ListProbe):
+        entries = {path: _entry(text) for path, text in sorted(links.items()) if _asked(path, probe.paths)}
+        return Reading(probe.id, Ending.OK, 0, 0.1, 86_400.0, asked=probe.paths, entries=entries)
+    states = {
+        path: FileState(Ending.OK, f"{text}\n".encode())
+        for path, text in sorted(files.items())
+        if _asked(path, probe.paths)
+    }
+    answer = Reading(probe.id, Ending.OK, 0, 0.1, 86_400.0, asked=probe.paths, files=states)
+    return replace(answer, later=replace(answer, at=86_410.0)) if probe.twice else answer
+
+
+def _asked(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(_is_match(path, pattern) for pattern in patterns)
+
+
+def _entry(text: str) -> Entry:
+    if text.startswith("-> "):
+        return Entry("l", "rwxrwxrwx", target=text[3:])
+    return Entry(text or "-", "rw-r--r--")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a case table: a host, what is different on it, and what a check must say."""
+
+    check: str
+    name: str
+    status: str
+    table: str
+    host: str = "bare"
+    role: str = "training"
+    findings: Mapping[str, str] = field(default_factory=dict)
+    observed: Any = None
+    says: str = ""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+    out: Mapping[str, str] = field(default_factory=dict)
+    later: Mapping[str, str] = field(default_factory=dict)
+    ends: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, Any] = field(default_factory=dict)
+    xml: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.check}: {self.name}"
+
+    def snapshot(self) -> Snapshot:
+        """Return the host as this case has it."""
+        snapshot = host(self.host)
+        readings = dict(snapshot.readings)
+        for probe in every_probe():
+            reading = readings.get(probe.id)
+            if reading is not None:
+                readings[probe.id] = self._changed(probe, reading)
+        if self.xml:
+            readings["gpu.smi"] = _edited(readings["gpu.smi"], self.xml)
+            readings.pop("gpu.nvml", None)
+        return Snapshot(snapshot.manifest, readings)
+
+    def _changed(self, probe: Probe, reading: Reading) -> Reading:
+        if probe.id in self.ends:
+            return Reading(probe.id, Ending(self.ends[probe.id]), 1 if self.ends[probe.id] == "exit" else None)
+        first = self._sample(probe, reading, {})
+        if reading.later is None and probe.id not in self.later:
+            return first
+        return replace(first, later=self._sample(probe, reading.later or first, self.later))
+
+    def _sample(self, probe: Probe, reading: Reading, later: Mapping[str, str]) -> Reading:
+        if isinstance(probe, CommandProbe):
+            text = later.get(probe.id, self.out.get(probe.id))
+            if text is None:
+                return reading
+            return replace(reading, ending=Ending.OK, code=0, note="", out=text.encode(), err=b"")
+        if isinstance(probe, FileProbe):
+            return replace(reading, files=self._files(probe, reading, {**self.files, **later}))
+        entries = {path: entry for path, entry in reading.entries.items() if self.links.get(path) is not False}
+        for path, text in self.links.items():
+            if text is not False and _asked(path, probe.paths):
+                entries[path] = _entry(text)
+        return replace(reading, entries=dict(sorted(entries.items())))
+
+    def _files(self, probe: FileProbe, reading: Reading, changes: Mapping[str, Any]) -> dict[str, FileState]:
+        files = dict(reading.files)
+        for path, text in changes.items():
+            if not _asked(path, probe.paths):
+                continue
+            files.pop(path, None)
+            if text == "denied":
+                files[path] = FileState(Ending.DENIED, b"", "Permission denied")
+            elif text is not False:
+                files[path] = FileState(Ending.OK, f"{text}\n".encode())
+        return dict(sorted(files.items()))
+
+    def judge(self, snapshot: Snapshot | None = None) -> Result:
+        """Return what the check says of this case, or of another snapshot under the same expectations."""
+        settings = tuple(read_setting(f"{key}={_toml(value)}") for key, value in self.set.items())
+        checklist = Checklist(role=self.role, only=(self.check,), layers=settings)
+        run = judge(snapshot or self.snapshot(), checklist)
+        return next(result for result in run.results if result.id == self.check)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
+
+
+def _edited(reading: Reading, changes: Mapping[str, Any]) -> Reading:
+    """Return an nvidia-smi document with elements changed (path -> text) or taken out (path -> false)."""
+    root = ElementTree.fromstring(reading.out)
+    parents = {child: parent for parent in root.iter() for child in parent}
+    for path, text in changes.items():
+        found = root.findall(path)
+        assert found, f"the document has no {path}"
+        for element in found:
+            if text is False:
+                parents[element].remove(element)
+            else:
+                element.text = str(text)
+    return replace(reading, out=b'<?xml version="1.0" ?>\n' + ElementTree.tostring(root))
+
+
+@cache
+def cases() -> tuple[Case, ...]:
+    """Return every case of every table."""
+    return tuple(_read_cases())
+
+
+def _read_cases() -> Iterator[Case]:
+    for path in sorted(CASES.glob("*.toml")):
+        for entry in tomllib.loads(path.read_text("utf-8")).get("case", []):
+            yield Case(table=path.name, **entry)

@@ -16,10 +16,9 @@ from hostcheck.errors import HostcheckError
 from hostcheck.expect import shipped_names
 from hostcheck.model import Severity, exit_code, nagios_code
 from hostcheck.registry import load_checks, select
+from hostcheck.render import FORMATS, render
 from hostcheck.snapshot.local import INTERRUPTED as NOTE
 from hostcheck.snapshot.reading import Snapshot
-
-FORMATS = ("text", "json", "md", "html")
 
 
 @click.command("audit")
@@ -39,7 +38,7 @@ FORMATS = ("text", "json", "md", "html")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one expectation.")
 @click.option(
     "--fail-on",
-    type=click.Choice(list(Severity)),
+    type=click.Choice([str(level) for level in Severity]),
     default=Severity.MEDIUM.value,
     show_default=True,
     help="Count failures, and what is unknown, from this severity on.",
@@ -88,9 +87,10 @@ def command(
     layers = read_site(site)
     snapshot = _snapshot(source, checklist, window)
     run = judge(snapshot, checklist, site=layers, fail_on=Severity(fail_on), today=dt.date.today())
-    from hostcheck.render import render
-
-    text = render(run, style or _style(output), verbose=verbose)
+    if output is None:
+        text = render(run, style or "text", verbose=verbose)
+    else:
+        text = render(run, style or _style(output), verbose=verbose, color=False, width=100, ascii=False)
     write(output or Path("-"), text.encode("utf-8", "replace"))
     if any(reading.note == NOTE for reading in snapshot.readings.values()):
         click.echo("hostcheck: interrupted; what had not been read by then is unknown above", err=True)

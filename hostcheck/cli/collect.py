@@ -55,6 +55,6 @@ def command(output: Path | None, redact: bool, as_program: bool, window: float) 
     target = output or Path(f"hostcheck-{name}.tar.gz")
     packed = io.BytesIO()
     write_archive(snapshot, packed)
-    write(target, packed.getvalue())
+    write(target, packed.getvalue(), private=not redact)
     if target != Path("-"):
         click.echo(f"{target}: {len(packed.getvalue()):,} bytes, {len(snapshot.readings)} probes", err=True)

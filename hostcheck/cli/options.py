@@ -27,8 +27,13 @@ class CheckId(click.ParamType):  # type: ignore[type-arg] # older releases of cl
         return [click.shell_completion.CompletionItem(id) for id in load_checks() if id.startswith(incomplete)]
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file as a whole or not at all.
+
+    Args:
+        path: where to; "-" is standard output.
+        data: what.
+        private: for its owner alone to read.
 
     Raises:
         HostcheckError: it cannot be written; what was there before is untouched.
@@ -44,7 +49,7 @@ def write(path: Path, data: bytes) -> None:
                 opened.write(data)
             umask = os.umask(0)
             os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).chmod(0o600 if private else 0o666 & ~umask)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

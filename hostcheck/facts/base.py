@@ -10,6 +10,7 @@ from hostcheck.snapshot.probes import CommandProbe, Probe
 from hostcheck.snapshot.reading import Ending, Snapshot
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @runtime_checkable
@@ -35,7 +36,7 @@ FACTS: dict[str, Fact[Any]] = {}
 """All facts by name, for checks that a checklist defines."""
 
 
-class Fact(Generic[T]):
+class Fact(Generic[T_co]):
     """A typed value of a host.
 
     Args:
@@ -45,7 +46,7 @@ class Fact(Generic[T]):
         needs: probes and facts, in the order of the function's parameters.
     """
 
-    def __init__(self, name: str, parse: Callable[..., T], *needs: Source) -> None:
+    def __init__(self, name: str, parse: Callable[..., T_co], *needs: Source) -> None:
         if name in FACTS:
             raise ValueError(f"two facts are named {name}")
         self.name = name
@@ -105,12 +106,12 @@ class Facts:
             try:
                 self._known[fact.name] = fact.parse(*(self._source(need) for need in fact.needs))
             except Unavailable as missing:
-                self._known[fact.name] = Unavailable(missing.why, missing.probe or _first_probe(fact))
+                self._known[fact.name] = Unavailable(missing.why, missing.probe or _first_probe(fact), missing.ending)
             except Exception as problem:
                 self._known[fact.name] = problem
         value = self._known[fact.name]
         if isinstance(value, Unavailable):
-            raise Unavailable(value.why, value.probe)
+            raise Unavailable(value.why, value.probe, value.ending)
         if isinstance(value, NotApplicable):
             raise NotApplicable(value.why)
         if isinstance(value, Exception):

@@ -208,8 +208,8 @@ def _manifest(data: bytes, where: str) -> Manifest:
             schema=schema,
             tool=table["tool"],
             producer=table["producer"],
-            time=min(max(float(table["time"]), 0.0), 253402300799.0),
-            uptime=float(table["uptime"]),
+            time=_number(table["time"]),
+            uptime=_number(table["uptime"]),
             hostname=table["hostname"],
             uid=int(table["uid"]),
             redacted=table.get("redacted") == "1",
@@ -219,6 +219,14 @@ def _manifest(data: bytes, where: str) -> Manifest:
     if "complete" not in table:
         raise HostcheckError(f"{where}: it is cut off: the host did not finish writing it")
     return manifest
+
+
+def _number(text: str) -> float:
+    """Return a time; what no clock can show (not finite, negative, after the year 9999) is refused."""
+    value = float(text)
+    if not 0 <= value < 253402300800:
+        raise ValueError(f"{text!r} is no time")
+    return value
 
 
 def _reading(id: str, parts: Mapping[str, bytes]) -> Reading:
@@ -300,7 +308,7 @@ def parse_head(out: bytes, err: bytes, paths: list[str], limit: int | None = Non
         if start >= 0:
             position = start + len(header)
             found.append((path, start, position))
-    ends = [start for _, start, _ in found[1:]] + [len(out)]
+    ends = [start for _, start, _ in found[1:]] + [len(out)] * bool(found)
     contents = {path: out[begin:end] for (path, _, begin), end in zip(found, ends, strict=True)}
     files = {path: _file_state(contents.get(path), complaints.get(path, ""), limit) for path in paths}
     return {path: state for path, state in files.items() if state.ending is not Ending.ABSENT or "*" not in path}

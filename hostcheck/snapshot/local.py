@@ -13,17 +13,17 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostcheck import __version__
 from hostcheck.snapshot.archive import parse_head
-from hostcheck.snapshot.probes import CommandProbe, FileProbe, Guard, ListProbe, Probe
+from hostcheck.snapshot.probes import MIB, CommandProbe, FileProbe, Guard, ListProbe, Probe
 from hostcheck.snapshot.reading import SCHEMA, Ending, Entry, FileState, Manifest, Reading, Snapshot
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin:/usr/lib/wsl/lib"
 INTERRUPTED = "interrupted"
 _GRACE = 0.5
 """Seconds that a killed child gets to go away before it is left behind."""
@@ -60,7 +60,9 @@ def collect(
             if isinstance(probe, FileProbe | ListProbe) and probe.id not in commands.ids:
                 readings[probe.id] = reader.read(probe)
         commands.wait(progress)
-        twice = [probe for probe in chosen if isinstance(probe, FileProbe) and probe.twice and probe.id in readings]
+        twice = [
+            probe for probe in chosen if isinstance(probe, FileProbe) and probe.twice and _is_read(probe, readings)
+        ]
         if twice:
             time.sleep(max(0.0, started + window - _now()))
         for probe in twice:
@@ -71,6 +73,10 @@ def collect(
     for probe in chosen:
         readings.setdefault(probe.id, Reading(probe.id, Ending.KILLED, note=INTERRUPTED))
     return Snapshot(_manifest(root, started), readings)
+
+
+def _is_read(probe: Probe, readings: Mapping[str, Reading]) -> bool:
+    return probe.id in readings and readings[probe.id].ending is Ending.OK
 
 
 def _now() -> float:
@@ -101,7 +107,10 @@ class _Reader:
         self.root = root.rstrip("/")
 
     def read(self, probe: FileProbe | ListProbe) -> Reading:
+        """Read one probe; a guard is about this host, and so not asked for a copied tree."""
         at = _now()
+        if isinstance(probe, FileProbe) and probe.guard and not self.root and not guard_holds(probe.guard):
+            return Reading(probe.id, Ending.NOT_COLLECTED, note=probe.guard.why_not, asked=probe.paths)
         paths = self.expand(probe.paths)
         if isinstance(probe, ListProbe):
             entries = {path: entry for path in paths if (entry := self._entry(path))}
@@ -140,11 +149,9 @@ class _Reader:
         except OSError as problem:
             return _refused(problem)
         try:
-            data = os.read(descriptor, limit + 1)
-            while len(data) <= limit:
-                more = os.read(descriptor, limit + 1 - len(data))
-                if not more:
-                    break
+            data = b""
+            # /proc/sys refuses to be read in pieces of 4 MiB or more.
+            while len(data) <= limit and (more := os.read(descriptor, min(limit + 1 - len(data), MIB))):
                 data += more
         except OSError as problem:
             return FileState(Ending.ERROR, b"", problem.strerror or "error")
@@ -209,7 +216,7 @@ class _Commands:
         program = shutil.which(argv[0], path=self._path)
         if not self.local:
             self._record(first, Reading(probe.id, Ending.NOT_COLLECTED, note="a copied tree runs no commands"))
-        elif isinstance(probe, CommandProbe) and probe.guard and not guard_holds(probe.guard):
+        elif probe.guard and not guard_holds(probe.guard):
             self._record(first, Reading(probe.id, Ending.NOT_COLLECTED, note=probe.guard.why_not))
         elif program is None:
             self._record(first, Reading(probe.id, Ending.ABSENT, note=f"{argv[0]} is not installed"))
@@ -248,7 +255,7 @@ class _Commands:
             paths = _Reader("/").expand(probe.paths)
             return ["head", "-c", str(probe.limit + 1), "/dev/null", *paths], tuple(paths)
         if probe.local_module:
-            return [sys.executable, "-P", "-m", probe.local_module, "--window", str(self.window)], ()
+            return [sys.executable, "-P", "-m", probe.local_module], ()
         return list(probe.argv), ()
 
     def wait(self, progress: Callable[[str, int], None] | None = None) -> None:

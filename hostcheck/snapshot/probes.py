@@ -36,6 +36,7 @@ class FileProbe:
         seconds: time limit.
         twice: read again at the end, so that counters give a rate.
         may_hang: a driver can keep a reader for ever (as /proc/driver/nvidia does): never read by hostcheck itself.
+        guard: left out where it does not hold.
     """
 
     id: str
@@ -45,6 +46,7 @@ class FileProbe:
     seconds: float = 5.0
     twice: bool = False
     may_hang: bool = False
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,13 @@ class CommandProbe:
 
 Probe: TypeAlias = FileProbe | ListProbe | CommandProbe
 
+_GPUS_POWER = "/sys/bus/pci/drivers/nvidia/*/power/runtime_status"
+
 NVIDIA_DRIVER = Guard(
     any_of=("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"),
-    awake="/sys/bus/pci/drivers/nvidia/*/power/runtime_status",
+    awake=_GPUS_POWER,
     why_not="the NVIDIA driver is not loaded, or every GPU is suspended, and asking would load or wake it",
+)
+GPUS_AWAKE = Guard(
+    any_of=("/sys",), awake=_GPUS_POWER, why_not="every GPU is suspended, and reading its link would wake it"
 )

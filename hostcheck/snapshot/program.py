@@ -81,28 +81,30 @@ def _limits(probes: Iterable[Probe]) -> str:
 
 def _again(probe: FileProbe | CommandProbe) -> list[str]:
     """Return the second sample of a probe, taken only if the first one was."""
-    first = f'grep -q "^ok " "$dir/p/{probe.id}/status"' if isinstance(probe, CommandProbe) else ":"
-    start = _start(probe, f"{probe.id}/2")
-    if isinstance(probe, FileProbe):
-        return [start]
-    return [f"if {first}; then", f"    {start}", "else", f'    rm -rf "$dir/p/{probe.id}/2"', "fi"]
+    return [
+        f"if grep -q '^ok ' \"$dir/p/{probe.id}/status\"; then",
+        f"    {_start(probe, f'{probe.id}/2')}",
+        "else",
+        f'    rm -rf "$dir/p/{probe.id}/2"',
+        "fi",
+    ]
 
 
 def _lines(probe: Probe, into: str) -> list[str]:
     """Return the lines that start one probe."""
-    if isinstance(probe, CommandProbe):
-        if probe.local_module:
-            return [f"skip {into} not-collected 'only where hostcheck itself runs on the host'"]
-        if probe.guard:
-            return [
-                f"if {_condition(probe.guard)}; then",
-                f"    {_start(probe, into)}",
-                "else",
-                f"    skip {into} not-collected {quote(probe.guard.why_not)}",
-                "fi",
-            ]
-        return [_start(probe, into)]
-    return [f"ask {into} {' '.join(quote(path) for path in probe.paths)}", _start(probe, into)]
+    lines = [] if isinstance(probe, CommandProbe) else [f"ask {into} {' '.join(quote(path) for path in probe.paths)}"]
+    if not _runs(probe):
+        return [f"skip {into} not-collected 'only where hostcheck itself runs on the host'"]
+    if isinstance(probe, ListProbe) or not probe.guard:
+        return [*lines, _start(probe, into)]
+    return [
+        *lines,
+        f"if {_condition(probe.guard)}; then",
+        f"    {_start(probe, into)}",
+        "else",
+        f"    skip {into} not-collected {quote(probe.guard.why_not)}",
+        "fi",
+    ]
 
 
 def _start(probe: Probe, into: str) -> str:

@@ -86,7 +86,8 @@ class Reading:
 
     def unavailable(self, why: str = "") -> Unavailable:
         """Return (not raise) the reason why a fact of this probe is not to be had."""
-        return Unavailable(why or f"{self.probe}: {self.how}", self.probe)
+        ending = "" if self.ending is Ending.OK else self.ending.value
+        return Unavailable(why or f"{self.probe}: {self.how}", self.probe, ending)
 
     def check(self) -> None:
         """Raise Unavailable unless the probe ended well."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from ipaddress import IPv6Address
 
 from hostcheck.snapshot.reading import Entry, FileState, Reading, Snapshot
 
@@ -33,7 +34,7 @@ _UUID = re.compile(r"(?<![-\w])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", r
 _MAC = re.compile(r"(?<![\w:.])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])", re.I)
 _GUID = re.compile(r"(?<![\w:])0x[0-9a-f]{16}\b|(?<![\w:])(?:[0-9a-f]{4}:){3}[0-9a-f]{4}(?![\w:])", re.I)
 _IPV4 = re.compile(r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?[1-9]?\d)(?![\w.-])")
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-f]{1,4}:){2,7}(?::|[0-9a-f]{1,4})(?::[0-9a-f]{1,4})*(?![\w:.])", re.I)
+_IPV6 = re.compile(r"(?<![\w:.])[0-9a-f]{0,4}:[0-9a-f:.]*:[0-9a-f]{0,4}(?![\w:])", re.I)
 _AT = re.compile(r"[\w.+-]+@[\w.-]+")
 _HOME = re.compile(r"(/home/|/Users/|/data/users/)([^/\s:]+)")
 _SERIAL = re.compile(
@@ -65,12 +66,52 @@ def _reading(reading: Reading, mask: _Masks) -> Reading:
 
 
 def _file(path: str, state: FileState, mask: _Masks) -> FileState:
-    data = state.data
+    text = state.data.decode("utf-8", "surrogateescape")
     if path == "/proc/cmdline":
-        data = kernel_command_line(data.decode("utf-8", "replace")).encode()
-    elif path.endswith("/comm") and not DAEMONS.match(data.decode("utf-8", "replace")):
-        data = f"program-{mask.number('comm', data.decode('utf-8', 'replace').strip())}\n".encode()
-    return replace(state, data=mask.bytes(data), why=mask.text(state.why))
+        text = kernel_command_line(text)
+    elif path.endswith("/comm") and not DAEMONS.match(text):
+        text = f"program-{mask.number('comm', text.strip())}\n"
+    elif path.endswith(("/mountinfo", "/mounts")):
+        text = "".join(_mount(line, mask) for line in text.splitlines(keepends=True))
+    elif path.endswith("/cgroup"):
+        text = re.sub(r"[^/\n]+(?=/|$)", lambda found: _cgroup(found[0], mask), text, flags=re.M)
+    elif path.endswith((".conf", ".service")):
+        text = "".join(_setting(line) for line in text.splitlines(keepends=True))
+    return replace(state, data=mask.text(text).encode("utf-8", "surrogateescape"), why=mask.text(state.why))
+
+
+_USUAL = re.compile(
+    r"/|/(?:proc|sys|dev|run|boot|etc|usr|tmp|home|var|opt|data|scratch|mnt|srv)(?:/(?:shm|pts|mqueue|hugepages|fs|cgroup"
+    r"|kernel|debug|tracing|security|lib|log|local|nvidia|hosts|hostname|resolv\.conf|docker|containerd|overlay2|efi))*"
+)
+_CGROUPS = re.compile(
+    r"\d+:.*:|kubepods.*|.*docker.*|libpod.*|crio.*|.*containerd.*|lxc.*|slurm.*|.*\.(?:slice|service|scope)"
+)
+_SETTING = re.compile(
+    r"\s*(?:\[|#|;|(?:Limit|Tasks|Memory|CPU|Allowed|OOM|Delegate|Slice|RemoveIPC|KillMode)\w*\s*=|[*]|root\s|$)"
+)
+
+
+def _mount(line: str, mask: _Masks) -> str:
+    """Keep a mount's kind and plain options; mask where it is, where it comes from, and options that name things."""
+    words = line.split(" ")
+    kept = [
+        word if _USUAL.fullmatch(word) or "/" not in word else f"/masked-{mask.number('mount', word)}"
+        for word in (",".join(part for part in word.split(",") if not re.search(r"=.*[/:]", part)) for word in words)
+    ]
+    return " ".join(kept) + ("\n" if line.endswith("\n") and not kept[-1].endswith("\n") else "")
+
+
+def _cgroup(name: str, mask: _Masks) -> str:
+    return name if _CGROUPS.fullmatch(name) else f"group-{mask.number('cgroup', name)}"
+
+
+def _setting(line: str) -> str:
+    """Keep sections, limits and comments of a configuration file; of other settings only the name."""
+    if _SETTING.match(line):
+        return line
+    name, equals, _ = line.partition("=")
+    return f"{name}=masked\n" if equals else "masked\n"
 
 
 def _entries(entries: Mapping[str, Entry], mask: _Masks) -> dict[str, Entry]:
@@ -152,6 +193,13 @@ class _Masks:
         return f"192.0.{2 + number // 254}.{number % 254 + 1}"
 
     def _ipv6(self, found: re.Match[str]) -> str:
-        if found[0].count(":") < 4 and "::" not in found[0]:
+        try:
+            IPv6Address(found[0])
+        except ValueError:
             return found[0]
-        return f"2001:db8::{self.number('ipv6', found[0]):x}"
+        # "0::" begins a line of /proc/self/cgroup; an address of somebody has more in it.
+        return (
+            found[0]
+            if len(re.findall(r"[0-9a-fA-F]+", found[0])) < 3
+            else f"2001:db8::{self.number('ipv6', found[0]):x}"
+        )

@@ -1,5 +1,5 @@
 # Reads this host and prints one tar archive on standard output. It changes nothing and leaves nothing behind.
-# POSIX sh; needs mkdir, mkfifo, rm, head, ls, tar, date, id and sleep, of coreutils or busybox.
+# POSIX sh; needs mkdir, mkfifo, rm, head, ls, cat, tar, date, id, grep and sleep, of coreutils or busybox.
 LC_ALL=C LANGUAGE=C
 PATH=${PATH:-/usr/bin:/bin}:@SYSTEM_PATH@
 export LC_ALL LANGUAGE PATH
@@ -122,18 +122,19 @@ awake() {
     [ -z "$seen" ]
 }
 
+timers=0 # started in this round
+naps=''  # the sleeping processes of those that have reported
+
 # timer SECONDS EVENT: send an event later
 timer() {
+    timers=$((timers + 1))
     {
-        trap - EXIT HUP INT
+        trap - EXIT HUP INT TERM
         sleep "$1" &
-        nap=$!
-        trap 'kill "$nap"; exit 0' TERM
-        wait "$nap" && echo "$2" >&3
+        echo "nap $!" >&3
+        wait $! && echo "$2" >&3
     } </dev/null >/dev/null 2>&1 &
-    timers="$timers $!"
 }
-timers=
 
 # finished N CODE: command N ended by itself or was killed
 finished() {
@@ -179,9 +180,11 @@ settle() {
         timer "$limit" "limit $limit"
         timer "$((limit + 1))" "abandon $limit"
     done
-    while [ "$running" -gt 0 ]; do
+    asleep=0
+    while [ "$running" -gt 0 ] || [ "$asleep" -lt "$timers" ]; do
         read -r event number value <&3
         case $event in
+        nap) asleep=$((asleep + 1)) naps="$naps $number" ;;
         start) eval "pid_$number=$value" ;;
         done) finished "$number" "$value" ;;
         limit) each_running overdue "$number" ;;
@@ -189,6 +192,6 @@ settle() {
         esac
     done
     # shellcheck disable=SC2086 # a list of numbers
-    [ -z "$timers" ] || kill $timers 2>/dev/null
-    timers=
+    kill -KILL $naps 2>/dev/null
+    timers=0 naps=''
 }

@@ -1,0 +1,173 @@
+"""GPUs: the modes that somebody sets: persistence, MIG, MPS, compute mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hostcheck.errors import NotApplicable, need
+from hostcheck.expect import Expect, Key, failed, passed
+from hostcheck.facts.base import each
+from hostcheck.facts.gpu import GPUS, Gpu
+from hostcheck.facts.gpu_health import board_class
+from hostcheck.facts.platform import PLATFORM, Platform
+from hostcheck.facts.process import DAEMONS, Daemons
+from hostcheck.model import Actor, Finding, Severity
+from hostcheck.registry import check
+
+PERSISTENCE = Key("gpu.persistence-mode", bool)
+COMPUTE_MODE = Key("gpu.compute-mode", str, words=("Default", "Exclusive_Process", "Exclusive_Thread", "Prohibited"))
+
+_PERSIST = (
+    "systemctl enable --now nvidia-persistenced (package nvidia-persistenced or nvidia-compute-utils; its unit must "
+    "not carry --no-persistence-mode). Without the daemon: nvidia-smi -pm 1, which is lost at the next reboot."
+)
+_PERSISTENCE_ROWS = ["os-persistence-mode"]
+
+
+@check(each(GPUS), id="gpu.persistence-mode", severity=Severity.MEDIUM, rows=_PERSISTENCE_ROWS, keys=[PERSISTENCE])
+def persistence_mode(gpu: Gpu, expect: Expect) -> Finding:
+    """Persistence mode is on, so that the driver keeps the GPU ready between jobs.
+
+    Without it the driver shuts the GPU down when its last client ends. Each job then waits for it to start, some
+    seconds on a board with eight, and clocks, power limits and other runtime settings fall back to their defaults.
+    """
+    on = need(gpu.persistence_mode)
+    if not on and _is_laptop(gpu):
+        raise NotApplicable("a laptop lets its GPU sleep")
+    return expect(PERSISTENCE).judge(on, say=f"persistence mode is {'on' if on else 'off'}", fix=_PERSIST)
+
+
+@check(GPUS, DAEMONS, PLATFORM, id="gpu.persistence-daemon", severity=Severity.LOW, rows=_PERSISTENCE_ROWS)
+def persistence_daemon(gpus: Sequence[Gpu], daemons: Daemons, platform: Platform, expect: Expect) -> Finding:
+    """The daemon nvidia-persistenced runs, which keeps persistence over reboots.
+
+    The other way, nvidia-smi -pm 1, ends at the next reboot or driver reload; the driver calls it deprecated.
+    """
+    if all(isinstance(gpu.persistence_mode, NotApplicable) or _is_laptop(gpu) for gpu in gpus):
+        raise NotApplicable("this driver has no persistence mode, or this is a laptop, which lets its GPU sleep")
+    platform.need_host("the host's daemons are not seen from a container")
+    if daemons.has("/run/nvidia-persistenced/socket") or daemons.runs("nvidia-persistenced"):
+        return passed("nvidia-persistenced runs", True)
+    on = all(gpu.persistence_mode is True for gpu in gpus)
+    line = "nvidia-persistenced does not run" + ("; persistence mode is on by other means" if on else "")
+    return failed(line, False, wanted="nvidia-persistenced", fix=_PERSIST)
+
+
+def _is_laptop(gpu: Gpu) -> bool:
+    return isinstance(gpu.name, str) and board_class(gpu.name) == "laptop"
+
+
+@check(each(GPUS), id="gpu.mig-mode", severity=Severity.MEDIUM, rows=["gpu-mig"])
+def mig_mode(gpu: Gpu, expect: Expect) -> Finding:
+    """The MIG mode that was asked for is the one in force.
+
+    A change waits for a reset of the GPU where clients held it. Until then the next reboot silently turns one whole
+    GPU into slices, or slices into one GPU.
+    """
+    current, pending = need(gpu.mig.current), need(gpu.mig.pending)
+    word = {True: "on", False: "off"}
+    if current == pending:
+        return passed(f"MIG is {word[current]}", current)
+    return failed(
+        f"MIG is {word[current]}, and {word[pending]} after the next reset",
+        current,
+        wanted=word[pending],
+        fix=f"Drain the GPU (a reset ends every process on it), then nvidia-smi --gpu-reset -i {gpu.index}; or take "
+        f"the request back: nvidia-smi -i {gpu.index} -mig {int(current)}",
+        actor=Actor.RESET_GPU,
+    )
+
+
+@check(GPUS, id="gpu.mig-uniform", severity=Severity.LOW, rows=["gpu-mig"])
+def mig_uniform(gpus: Sequence[Gpu], expect: Expect) -> Finding:
+    """MIG is on for all GPUs of the host or for none.
+
+    A GPU in MIG mode takes part in no NVLink or peer-to-peer traffic, so a host with both kinds can run neither a job
+    over all its GPUs nor a uniform set of slices. Where the mixture is meant, waive this check.
+    """
+    modes = {gpu.subject: gpu.mig.current for gpu in gpus if not isinstance(gpu.mig.current, NotApplicable)}
+    if len(modes) < 2:
+        raise NotApplicable("fewer than two GPUs here can do MIG")
+    sliced = [subject for subject, mode in modes.items() if need(mode)]
+    if len(sliced) in (0, len(modes)):
+        return passed(f"MIG is {'on' if sliced else 'off'} on all {len(modes)} GPUs", bool(sliced))
+    return failed(
+        f"MIG is on for {', '.join(sliced)} only",
+        ", ".join(sliced),
+        wanted="one mode on all GPUs",
+        fix="Drain the GPU that is to change (a change ends every process on it), then nvidia-smi -i GPU -mig 0 or 1.",
+    )
+
+
+@check(GPUS, PLATFORM, id="gpu.mig-devices", severity=Severity.MEDIUM, rows=["gpu-mig"])
+def mig_devices(gpus: Sequence[Gpu], platform: Platform, expect: Expect) -> Iterator[Finding]:
+    """Each GPU in MIG mode has at least one MIG device.
+
+    The mode survives a reboot on some GPUs, the devices never do. A GPU in MIG mode without devices runs nothing, and
+    schedulers show it as no GPU at all.
+    """
+    sliced = [gpu for gpu in gpus if not isinstance(gpu.mig.current, NotApplicable) and need(gpu.mig.current)]
+    if not sliced:
+        raise NotApplicable("no GPU is in MIG mode")
+    platform.need_host("a container shows only the devices that it was given")
+    for gpu in sliced:
+        number = len(need(gpu.mig.devices))
+        if number:
+            yield passed(f"{number} MIG devices", number, subject=gpu.subject)
+            continue
+        yield failed(
+            "MIG is on and there are no MIG devices",
+            0,
+            subject=gpu.subject,
+            wanted="at least 1",
+            fix=f"nvidia-smi mig -i {gpu.index} -lgip lists the profiles; nvidia-smi mig -i {gpu.index} -cgi PROFILE "
+            "-C makes devices. They must be made again after each reboot: use nvidia-mig-manager.",
+        )
+
+
+@check(each(GPUS), id="gpu.mig-persistence", severity=Severity.MEDIUM, rows=["os-persistence-mig"])
+def mig_persistence(gpu: Gpu, expect: Expect) -> Finding:
+    """A GPU in MIG mode has persistence mode on.
+
+    When the driver lets go of an idle GPU, its MIG devices are gone, and jobs that name them do not start.
+    """
+    if not need(gpu.mig.current):
+        raise NotApplicable("MIG is off")
+    if need(gpu.persistence_mode):
+        return passed("MIG is on, and so is persistence mode", True)
+    return failed("MIG is on and persistence mode is off", False, wanted="persistence mode on", fix=_PERSIST)
+
+
+@check(GPUS, DAEMONS, PLATFORM, id="gpu.mps", severity=Severity.LOW, rows=["gpu-mps"])
+def mps(gpus: Sequence[Gpu], daemons: Daemons, platform: Platform, expect: Expect) -> Iterator[Finding]:
+    """Where MPS runs, its GPUs admit one process only, so that nothing goes past the MPS server.
+
+    In the default mode a program that was started without MPS's pipe directory gets a context of its own and shares
+    the GPU in time slices with all clients of MPS.
+    """
+    platform.need_host("the host's daemons are not seen from a container")
+    if not daemons.has("/tmp/nvidia-mps/control") and not daemons.runs("nvidia-cuda-mps-control"):  # noqa: S108
+        raise NotApplicable("MPS does not run")
+    for gpu in gpus:
+        mode = need(gpu.compute_mode)
+        if mode == "Exclusive_Process":
+            yield passed(f"MPS runs, compute mode is {mode}", mode, subject=gpu.subject)
+            continue
+        yield failed(
+            f"MPS runs, compute mode is {mode}",
+            mode,
+            subject=gpu.subject,
+            wanted="Exclusive_Process",
+            fix=f"nvidia-smi -i {gpu.index} -c EXCLUSIVE_PROCESS (lost at the next reboot)",
+        )
+
+
+@check(each(GPUS), id="gpu.compute-mode", severity=Severity.HIGH, rows=["gpu-mps"], keys=[COMPUTE_MODE])
+def compute_mode(gpu: Gpu, expect: Expect) -> Finding:
+    """The GPU admits compute programs.
+
+    In the mode "Prohibited" every CUDA program fails with "all CUDA-capable devices are busy or unavailable".
+    """
+    mode = need(gpu.compute_mode)
+    fix = f"nvidia-smi -i {gpu.index} -c DEFAULT"
+    return expect(COMPUTE_MODE).judge(mode, say=f"compute mode is {mode}", fix=fix)

@@ -1,0 +1,162 @@
+"""The HTML report as a parser reads it; tests/e2e/test_report_browser.py opens it in a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pytest
+import runs
+
+from hostcheck.render.html import render_html
+from hostcheck.render.templates import link
+
+VOID = {"meta", "link", "br", "input"}
+TAGS = {
+    "html", "head", "meta", "link", "title", "style", "body", "header", "h1", "h2", "h3", "h4", "p", "strong", "b",
+    "dl", "dt", "dd", "ul", "li", "nav", "a", "main", "section", "article", "span", "code", "pre", "table", "thead",
+    "tbody", "tr", "th", "td", "form", "fieldset", "legend", "label", "input", "details", "summary", "div", "br",
+    "footer",
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The elements, attributes and texts of a page; it has to be nested rightly."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.style = ""
+        self.feed(document)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.style += data
+        else:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.mark.parametrize("name", list(runs.SAMPLES))
+def test_page_is_whole_and_of_our_elements_only(name: str) -> None:
+    page = Page(render_html(runs.SAMPLES[name]()))
+
+    assert page.tags <= TAGS
+    assert not [
+        found for found in page.attributes if found[1].startswith("on") or found[1] in ("src", "style", "srcset")
+    ]
+
+
+@pytest.mark.parametrize("name", list(runs.SAMPLES))
+def test_policy_allows_our_style_and_nothing_else(name: str) -> None:
+    page = Page(render_html(runs.SAMPLES[name]()))
+    policy = next(value for tag, attribute, value in page.attributes if tag == "meta" and "default-src" in value)
+    hashed = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+
+    assert (
+        policy == f"default-src 'none'; style-src 'sha256-{hashed}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+
+
+@pytest.mark.parametrize("name", ["mixed", "hostile"])
+def test_links_lead_into_the_page_or_to_a_reference(name: str) -> None:
+    page = Page(render_html(runs.SAMPLES[name]()))
+    hrefs = {value for tag, attribute, value in page.attributes if (tag, attribute) == ("a", "href")}
+    ids = {value for _, attribute, value in page.attributes if attribute == "id"}
+    references = {
+        reference for each in runs.SAMPLES[name]().results for reference in each.references if link(reference)
+    }
+
+    assert hrefs - references == {f"#{id}" for id in ids} & hrefs
+    assert references <= hrefs
+
+
+def test_everything_of_the_run_is_said() -> None:
+    run = runs.mixed()
+    text = Page(render_html(run)).text
+
+    for result in run.results:
+        assert result.id in text
+        for finding in result.findings:
+            assert finding.summary in text
+            assert all(line in text for line in finding.fix.split("\n"))
+            assert finding.expected is None or finding.expected.source in text
+    for words in ("gpu[0-7]", "until 2027-01-31", "ticket 4711", "inlet 24 °C", "KeyError: 'x'", "7 checks failed",
+                  "A GPU whose spare rows are used up", "skipped by site.toml"):  # fmt: skip
+        assert words in text
+
+
+def test_each_line_of_an_issue_is_among_what_to_do() -> None:
+    text = Page(render_html(runs.mixed())).text
+    (todo,) = re.findall(r"What to do Replace a part.*Could not be determined Not the same", text)
+
+    for line in ("gpu0 the power limit is 650 W", "gpu2 the power limit is 648 W", "expected at least 700 W",
+                 "observed Disabled, expected Enabled", "the chassis caps power at 8,000 W"):  # fmt: skip
+        assert line in todo
+    assert todo.count("sudo systemctl enable --now nvidia-persistenced") == 1
+
+
+def test_hostile_text_is_said_and_does_nothing() -> None:
+    document = render_html(runs.hostile())
+
+    assert r"\x1b[31mred\x1b[0m" in document
+    assert "<script" not in document
+    assert "<img" not in document
+    assert "{{ 7 * 7 }}" in document
+    assert '<script>alert(1)</script> <img src=x onerror=alert(1)> &amp; "quoted"' in Page(document).text
+
+
+@pytest.mark.parametrize(
+    ("text", "is_link"),
+    [
+        ("https://docs.nvidia.com/a?b=c&d=e#f", True),
+        ("http://example.org", True),
+        ("javascript:alert(1)", False),
+        ("data:text/html,x", False),
+        ("see https://example.org", False),
+        ("https://example.org/ x", False),
+        ('https://example.org/"onclick=', False),
+        ("https://exa\u202emple.org", False),
+        ("", False),
+    ],
+)
+def test_what_is_a_link(text: str, is_link: bool) -> None:
+    assert bool(link(text)) is is_link
+
+
+def test_templates_use_the_run_and_filters_only() -> None:
+    """No template reads anything but `run`, marks text as safe, or writes a colour outside of the style sheet."""
+    for name in ("report.html.j2", "report.md.j2"):
+        source = files("hostcheck.reports").joinpath(name).read_text("utf-8")
+        assert not re.search(r"\|\s*safe\b|autoescape|import ", source)
+        assert "style=" not in source
+
+
+def test_waived_and_uncounted_are_marked() -> None:
+    text = Page(render_html(runs.mixed())).text
+
+    assert "the MTU is 1500 (waived)" in text
+    assert "memory.swappiness does not count" in text
+    assert "10 fail 3 not counted" in text
