@@ -100,6 +100,8 @@ def iommu(state: Iommu, platform: Platform, cpus: int, expect: Expect) -> Iterat
     """
     if platform.hypervisor:
         raise NotApplicable(f"{platform.label}: the IOMMU is the hypervisor's")
+    if not state.serves:
+        raise NotApplicable("there is no GPU and no InfiniBand adapter whose traffic it could slow down")
     mode = need(state.state)
     translated = sum(state.types[address] != "identity" for address in state.judged)
     detail = f", {translated} of {len(state.judged)} PCI functions have a translated domain" if translated else ""

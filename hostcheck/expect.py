@@ -292,8 +292,8 @@ class Layer:
         return all(traits.get(name) in allowed for name, allowed in self.match.items())
 
 
-TRAITS = ("pci", "gpu_arch", "arch", "platform", "vendor", "product")
-"""What a layer's [match] may name: a GPU's PCI id and architecture, the CPU's, the platform, and DMI."""
+TRAITS = ("pci", "gpu_arch", "arch", "platform", "vendor", "product", "form")
+"""What a layer's [match] may name: a GPU's PCI id and architecture, the CPU's, the platform, and what DMI tells."""
 
 
 def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:

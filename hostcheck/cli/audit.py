@@ -5,20 +5,25 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from hostcheck.audit import all_checks, judge, probes_for, read_site
-from hostcheck.checklist import Checklist, read_checklist, read_setting
 from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import CheckId, clear_progress, progress, write
 from hostcheck.errors import HostcheckError
-from hostcheck.expect import shipped_names
+from hostcheck.facts.gpu_probes import NVML, SMI
 from hostcheck.model import Severity, exit_code, nagios_code
-from hostcheck.registry import load_checks, select
 from hostcheck.render import FORMATS, render
 from hostcheck.snapshot.local import INTERRUPTED as NOTE
-from hostcheck.snapshot.reading import Snapshot
+from hostcheck.snapshot.local import Commands, begin, collect
+
+if TYPE_CHECKING:
+    from hostcheck.checklist import Checklist
+    from hostcheck.snapshot.reading import Snapshot
+
+# The checks and their facts take longer to load than most probes take to answer. They are imported inside the functions
+# below, after the driver has been asked.
 
 
 @click.command("audit")
@@ -83,9 +88,17 @@ def command(
     hostcheck audit --set memory.swappiness=10      another expectation
     hostcheck audit --from node7.tar.gz             a snapshot of `hostcheck collect`
     """
-    checklist = _checklist(path, role, only, skip, require, settings)
-    layers = read_site(site)
-    snapshot = _snapshot(source, checklist, window)
+    begun = begin((SMI, NVML), window=window) if not (source or only or skip or path) else None
+    try:
+        from hostcheck.audit import judge, read_site
+
+        checklist = _checklist(path, role, only, skip, require, settings)
+        layers = read_site(site)
+        snapshot = _snapshot(source, checklist, window, begun)
+    except BaseException:
+        if begun:
+            begun.stop()
+        raise
     run = judge(snapshot, checklist, site=layers, fail_on=Severity(fail_on), today=dt.date.today())
     if output is None:
         text = render(run, style or "text", verbose=verbose)
@@ -111,6 +124,11 @@ def _checklist(
     require: tuple[str, ...],
     settings: tuple[str, ...],
 ) -> Checklist:
+    from hostcheck.audit import all_checks
+    from hostcheck.checklist import Checklist, read_checklist, read_setting
+    from hostcheck.expect import shipped_names
+    from hostcheck.registry import load_checks, select
+
     checks = load_checks()
     roles = [name.split("/", 1)[1] for name in shipped_names("role")]
     if role is not None and role not in roles:
@@ -134,14 +152,14 @@ def _checklist(
     )
 
 
-def _snapshot(source: Path | None, checklist: Checklist, window: float) -> Snapshot:
+def _snapshot(source: Path | None, checklist: Checklist, window: float, begun: Commands | None) -> Snapshot:
     if source is not None:
         from hostcheck.snapshot.archive import read_archive
 
         return read_archive(source)
-    from hostcheck.snapshot.local import collect
+    from hostcheck.audit import probes_for
 
     try:
-        return collect(probes_for(checklist), window=window, progress=progress())
+        return collect(probes_for(checklist), window=window, progress=progress(), begun=begun)
     finally:
         clear_progress()

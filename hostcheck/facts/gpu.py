@@ -10,7 +10,8 @@ from hostcheck.facts import gpu_driver
 from hostcheck.facts.base import Fact, Optional
 from hostcheck.facts.gpu_driver import parse_driver
 from hostcheck.facts.gpu_merge import merge
-from hostcheck.facts.gpu_reports import Driver, DriverGpu, NvLinkSample, NvmlLog, SmiLog
+from hostcheck.facts.gpu_probes import NVML, SMI
+from hostcheck.facts.gpu_reports import Driver, DriverGpu, NvmlLog, SmiLog
 from hostcheck.facts.gpu_types import (
     FABRIC_HEALTH,
     REASONS,
@@ -36,7 +37,7 @@ from hostcheck.facts.gpu_types import (
 from hostcheck.facts.nvml_read import parse_nvml
 from hostcheck.facts.pci import PCI, PciTree
 from hostcheck.facts.smi_xml import parse_xml
-from hostcheck.snapshot.probes import MIB, NVIDIA_DRIVER, CommandProbe, FileProbe
+from hostcheck.snapshot.probes import FileProbe
 from hostcheck.snapshot.reading import Ending, Reading
 
 __all__ = [
@@ -63,7 +64,6 @@ __all__ = [
     "Memory",
     "Mig",
     "MigDevice",
-    "NvLinkSample",
     "NvmlLog",
     "Pcie",
     "Place",
@@ -75,11 +75,6 @@ __all__ = [
     "Utilization",
 ]
 
-# Without persistence every GPU is initialised for the query, up to 3 s each on an eight-GPU board.
-SMI = CommandProbe("gpu.smi", ("nvidia-smi", "-q", "-x"), total=8 * MIB, seconds=40.0, guard=NVIDIA_DRIVER)
-NVML = CommandProbe(
-    "gpu.nvml", total=8 * MIB, seconds=40.0, guard=NVIDIA_DRIVER, local_module="hostcheck.snapshot.nvml"
-)
 DRIVER_PROBE = FileProbe(
     "gpu.driver",
     (gpu_driver.VERSION, gpu_driver.PARAMS, gpu_driver.INFORMATION, gpu_driver.POWER, gpu_driver.MODULE_VERSION),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hostcheck.errors import Maybe
 from hostcheck.facts.gpu_types import UNSEEN, Gpu
@@ -37,49 +37,19 @@ class SmiLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NvLinkSample:
-    """One NVLink of one GPU as NVML sees it, sampled at the start and at the end of its run.
-
-    Attributes:
-        active: whether the link is up.
-        version: NVLink generation.
-        speed_mb_per_s: speed of the link, in units of 10^6 bytes.
-        remote_bus_id: PCI function at the other end; remote_kind: "gpu", "switch", "npu" or "unknown".
-        counters: name to its value at the start and at the end. Of NVLink 2 to 4, replay, recovery and crc_flit are
-            faults; crc_data and ecc_data are mended in passing and grow on healthy links (an H200 showed 9 and then
-            18 while `nvidia-smi nvlink -e` showed no error). The others are those of NVLink 5.
-    """
-
-    link: int
-    active: Maybe[bool] = UNSEEN
-    version: Maybe[str] = UNSEEN
-    speed_mb_per_s: Maybe[int] = UNSEEN
-    remote_bus_id: Maybe[str] = UNSEEN
-    remote_kind: Maybe[str] = UNSEEN
-    counters: Mapping[str, tuple[Maybe[int], Maybe[int]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NvmlLog:
-    """What NVML says about the host and every GPU.
+    """What NVML says about the host and every GPU, but not about NVLink.
 
     Attributes:
-        seconds: time between the two samples of counters.
-        device_count: how many GPUs NVML counts.
+        seconds: how long it took.
         unreadable: "0000:41:00.0: text" of GPUs that NVML counts and cannot open.
-        links: bus id of a GPU to its NVLinks; empty where it has none.
-        confidential_compute: whether the GPUs run in confidential-computing mode.
     """
 
     driver_version: Maybe[str] = UNSEEN
     cuda_version: Maybe[str] = UNSEEN
-    nvml_version: Maybe[str] = UNSEEN
     seconds: float = 0.0
-    device_count: Maybe[int] = UNSEEN
     gpus: tuple[Gpu, ...] = ()
     unreadable: tuple[str, ...] = ()
-    links: Mapping[str, Maybe[tuple[NvLinkSample, ...]]] = field(default_factory=dict)
-    confidential_compute: Maybe[bool] = UNSEEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

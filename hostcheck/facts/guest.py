@@ -159,10 +159,6 @@ def find_container(host: Reading) -> str:
         found = next((name for name, mark in _CGROUP_MARKS if mark.search(text)), "")
         if found:
             return found
-    for path in ("/run/systemd/container", "/run/host/container-manager"):
-        manager = (_sign(host, path) or "").split()
-        if manager:
-            return manager[0].removeprefix("systemd-")[:40]
     mounts = parse_mountinfo(host.read("/proc/self/mountinfo") or "")
     if not mounts:
         raise host.unavailable("/proc/self/mountinfo is missing or empty: a container cannot be excluded")
@@ -239,13 +235,17 @@ def _by_mounts(mounts: tuple[Mount, ...]) -> str:
 
 
 def _by_marks(host: Reading, mounts: tuple[Mount, ...]) -> str:
-    """Return which engine left its mark in the root folder.
+    """Return which engine left its mark in the file system.
 
-    A guest that was made from an image keeps the mark of Docker or Podman; only there is /dev the kernel's own.
+    A guest that was made from an image keeps the marks of its engine; only there is /dev the kernel's own.
     """
     if _sign(host, "/.singularity.d/runscript") is not None:
         return "apptainer"
-    own_dev = any(mount.point == "/dev" and mount.fstype == "devtmpfs" for mount in mounts)
+    if any(mount.point == "/dev" and mount.fstype == "devtmpfs" for mount in mounts):
+        return ""
+    for path in ("/run/systemd/container", "/run/host/container-manager"):
+        manager = (_sign(host, path) or "").split()
+        if manager:
+            return manager[0].removeprefix("systemd-")[:40]
     marks = {"/run/.containerenv": "podman", "/.dockerenv": "docker"}
-    found = [name for path, name in marks.items() if _sign(host, path) is not None]
-    return found[0] if found and not own_dev else ""
+    return next((name for path, name in marks.items() if _sign(host, path) is not None), "")

@@ -24,13 +24,14 @@ PROBES: tuple[Probe, ...] = (
 
 
 def traits(facts: Facts) -> dict[str, str]:
-    """Return what layers match a host by: "arch", "platform", "vendor" and "product"."""
+    """Return what layers match a host by: "arch", "platform", "vendor", "product" and "form"."""
     system, platform = _value(facts, SYSTEM), _value(facts, PLATFORM)
     found = {
         "arch": getattr(platform or system, "architecture", None),
         "platform": getattr(platform, "kind", None),
         "vendor": getattr(system, "vendor", None),
         "product": getattr(system, "product", None),
+        "form": getattr(system, "form", None) or None,
     }
     return {name: value for name, value in found.items() if isinstance(value, str)}
 

@@ -203,12 +203,17 @@ class Iommu:
         types: PCI address to its domain's type, such as "identity" or "DMA-FQ".
         judged: the addresses that matter: GPUs and network controllers if any have a type, else all.
         state: "off", "passthrough" or "translated".
+        serves: whether there are GPUs or InfiniBand adapters, whose traffic it would slow down.
     """
 
     units: tuple[str, ...]
     types: Mapping[str, str]
     judged: tuple[str, ...]
     state: Maybe[str]
+    serves: bool
+
+
+_INFINIBAND = 0x0207  # PCI class of an InfiniBand controller
 
 
 def read_iommu(units: Reading, groups: Reading, boot: Reading, tree: PciTree | Unavailable) -> Iommu:
@@ -224,7 +229,9 @@ def read_iommu(units: Reading, groups: Reading, boot: Reading, tree: PciTree | U
         state = maybe(lambda: _by_cmdline(parse_cmdline(_required(boot, "/proc/cmdline"))))
     else:
         state = "off"
-    return Iommu(units=names, types=types, judged=judged, state=state)
+    fabric = isinstance(tree, Unavailable) or any(nic.kind == _INFINIBAND for nic in tree.nics)
+    serves = fabric or (isinstance(tree, PciTree) and any(part.is_gpu or part.is_amd_gpu for part in tree.functions))
+    return Iommu(units=names, types=types, judged=judged, state=state, serves=serves)
 
 
 def _by_cmdline(cmdline: Cmdline) -> str:

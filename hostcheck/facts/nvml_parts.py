@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hostcheck.errors import Maybe, NotApplicable, Unavailable
 from hostcheck.facts.gpu_types import (
     FABRIC_HEALTH,
     REASONS,
-    TIMED_REASONS,
     Clocks,
     ClockSet,
     Ecc,
     EccCounters,
     Fabric,
-    Memory,
     Pcie,
     Power,
     Temperature,
@@ -72,24 +70,24 @@ class Reader:
         value = self.raw(path)
         return value if isinstance(value, str | Unavailable | NotApplicable) else wrong(path, value)
 
-    def whole(self, path: str, convert: Callable[[int], int] = int) -> Maybe[int]:
+    def whole(self, path: str) -> Maybe[int]:
         """Return a whole number."""
         value = self.raw(path)
         if isinstance(value, Unavailable | NotApplicable):
             return value
         if isinstance(value, bool) or not isinstance(value, int) or not -_MOST < value < _MOST:
             return wrong(path, value)
-        return convert(value)
+        return value
 
     def mib(self, path: str) -> Maybe[int]:
         """Return bytes as MiB, rounded down."""
-        return self.whole(path, lambda value: value // _MIB)
+        value = self.whole(path)
+        return value // _MIB if isinstance(value, int) else value
 
-    def watts(self, *paths: str) -> Maybe[float]:
-        """Return milliwatts as watts, from the first path that has them."""
-        values = [self.whole(path) for path in paths]
-        known = next((value for value in values if isinstance(value, int)), None)
-        return known / 1000 if known is not None else next(value for value in values if not isinstance(value, int))
+    def watts(self, path: str) -> Maybe[float]:
+        """Return milliwatts as watts."""
+        value = self.whole(path)
+        return value / 1000 if isinstance(value, int) else value
 
     def flag(self, path: str) -> Maybe[bool]:
         """Return a 0 or 1 as a truth value."""
@@ -137,11 +135,18 @@ def table(read: Reader, names: Mapping[str, str]) -> Maybe[Mapping[str, int]]:
 def ecc(read: Reader) -> Ecc:
     """Read ECC mode and counters."""
     units = {"l2": "L2", "sm": "Sm", "microcontroller": "Mcu", "pcie": "Pcie", "other": "Other"}
+    sram = _sram(read, "aggregate")
+    other = read.whole("ecc_aggregate_sram_uncorrectable")
     return Ecc(
         current=read.flag("ecc.0"),
         pending=read.flag("ecc.1"),
-        volatile=_counters(read, "volatile"),
-        aggregate=_counters(read, "aggregate"),
+        volatile=replace(_sram(read, "volatile"), total_uncorrectable=read.whole("ecc_volatile_total_uncorrectable")),
+        aggregate=replace(
+            sram,
+            sram_correctable=read.whole("ecc_aggregate_sram_correctable"),
+            sram_uncorrectable=sram.sram_uncorrectable if isinstance(sram.sram_uncorrectable, int) else other,
+            dram_correctable=read.whole("ecc_aggregate_dram_correctable"),
+        ),
         sram_threshold_exceeded=read.flag("sram.bThresholdExceeded"),
         channel_repair_pending=read.flag("repair_pending.0"),
         tpc_repair_pending=read.flag("repair_pending.1"),
@@ -150,71 +155,39 @@ def ecc(read: Reader) -> Ecc:
     )
 
 
-def _counters(read: Reader, period: str) -> EccCounters:
+def _sram(read: Reader, period: str) -> EccCounters:
+    """Read the uncorrectable SRAM errors by kind, which older drivers do not tell."""
     parity, secded = read.whole(f"sram.{period}UncParity"), read.whole(f"sram.{period}UncSecDed")
-    split = added([parity, secded])
     return EccCounters(
-        sram_correctable=read.whole(f"ecc_{period}_sram_correctable"),
-        sram_uncorrectable=split if isinstance(split, int) else read.whole(f"ecc_{period}_sram_uncorrectable"),
+        sram_uncorrectable=added([parity, secded]),
         sram_uncorrectable_parity=parity,
         sram_uncorrectable_secded=secded,
-        dram_correctable=read.whole(f"ecc_{period}_dram_correctable"),
-        dram_uncorrectable=read.whole(f"ecc_{period}_dram_uncorrectable"),
-        total_correctable=read.whole(f"ecc_{period}_total_correctable"),
-        total_uncorrectable=read.whole(f"ecc_{period}_total_uncorrectable"),
     )
 
 
 def clocks(read: Reader) -> Clocks:
-    """Read clocks, and why they are not higher."""
+    """Read clock settings, and why clocks are not higher."""
     mask = read.whole("event_reasons")
-    if not isinstance(mask, int):
-        mask = read.whole("throttle_reasons")
 
-    def kinds(prefix: str) -> ClockSet:
+    def settings(prefix: str) -> ClockSet:
         return ClockSet(
-            graphics_mhz=read.whole(f"{prefix}_graphics_mhz"),
-            sm_mhz=read.whole(f"{prefix}_sm_mhz"),
-            memory_mhz=read.whole(f"{prefix}_memory_mhz"),
-            video_mhz=read.whole(f"{prefix}_video_mhz"),
+            graphics_mhz=read.whole(f"{prefix}_graphics_mhz"), memory_mhz=read.whole(f"{prefix}_memory_mhz")
         )
 
     return Clocks(
-        current=kinds("clock"),
-        application=kinds("application_clock"),
-        default_application=kinds("default_application_clock"),
-        max=kinds("max_clock"),
-        max_customer_boost_mhz=read.whole("max_customer_boost_graphics_mhz"),
+        application=settings("application_clock"),
+        default_application=settings("default_application_clock"),
+        max=ClockSet(sm_mhz=read.whole("max_clock_sm_mhz")),
         reasons={name: bool(mask & bit) if isinstance(mask, int) else mask for name, bit in _REASON_BITS.items()},
-        counters_us={name: read.whole(f"event_ns_{name}", lambda ns: ns // 1000) for name in TIMED_REASONS},
     )
 
 
-def gpu_power(read: Reader) -> Power:
-    """Read the power of the GPU; drivers before 530 lack the field values and have only the functions."""
+def power(read: Reader) -> Power:
+    """Read power limits."""
     return Power(
-        draw_w=read.watts("gpu_power_average_mw", "power_usage_mw"),
-        average_w=read.watts("gpu_power_average_mw"),
-        instant_w=read.watts("gpu_power_instant_mw"),
-        limit_w=read.watts("power_enforced_mw", "gpu_power_limit_mw"),
-        requested_limit_w=read.watts("power_limit_mw", "gpu_power_requested_mw"),
-        default_limit_w=read.watts("power_default_mw", "gpu_power_default_mw"),
-        min_limit_w=read.watts("power_range_mw.0", "gpu_power_min_mw"),
-        max_limit_w=read.watts("power_range_mw.1", "gpu_power_max_mw"),
-    )
-
-
-def module_power(read: Reader) -> Power:
-    """Read the power of the module."""
-    return Power(
-        draw_w=read.watts("module_power_average_mw", "module_power_instant_mw"),
-        average_w=read.watts("module_power_average_mw"),
-        instant_w=read.watts("module_power_instant_mw"),
-        limit_w=read.watts("module_power_limit_mw"),
-        requested_limit_w=read.watts("module_power_requested_mw"),
-        default_limit_w=read.watts("module_power_default_mw"),
-        min_limit_w=read.watts("module_power_min_mw"),
-        max_limit_w=read.watts("module_power_max_mw"),
+        limit_w=read.watts("power_enforced_mw"),
+        requested_limit_w=read.watts("power_limit_mw"),
+        default_limit_w=read.watts("power_default_mw"),
     )
 
 
@@ -228,10 +201,8 @@ def temperature(read: Reader) -> Temperature:
         slowdown_c=read.whole("slowdown_c"),
         max_operating_c=read.whole("max_operating_c"),
         memory_max_operating_c=read.whole("memory_max_c"),
-        shutdown_tlimit_c=read.whole("shutdown_tlimit_c"),
         slowdown_tlimit_c=read.whole("slowdown_tlimit_c"),
         max_operating_tlimit_c=read.whole("max_operating_tlimit_c"),
-        memory_max_operating_tlimit_c=read.whole("memory_max_tlimit_c"),
     )
 
 
@@ -249,17 +220,6 @@ def pcie(read: Reader) -> Pcie:
         width=generation("pcie_width"),
         max_width=generation("pcie_max_width"),
         replays=read.whole("pcie_replays"),
-        replay_rollovers=read.whole("pcie_replay_rollovers"),
-    )
-
-
-def memory(read: Reader, at: str, spell: Callable[[str], str]) -> Memory:
-    """Read one kind of memory, in which NVML spells "Total" and the others in its own way."""
-    return Memory(
-        total_mib=read.mib(f"{at}.{spell('Total')}"),
-        reserved_mib=read.mib(f"{at}.{spell('Reserved')}"),
-        used_mib=read.mib(f"{at}.{spell('Used')}"),
-        free_mib=read.mib(f"{at}.{spell('Free')}"),
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from hostcheck.errors import Maybe, NotApplicable, Unavailable
 from hostcheck.facts import nvml_parts as parts
-from hostcheck.facts.gpu_reports import NvLinkSample, NvmlLog
-from hostcheck.facts.gpu_types import Gpu, GpuProcess, Mig, MigDevice, Place, RemappedRows, RetiredPages, Utilization
-from hostcheck.facts.nvml_parts import PROBE, Reader, wrong
+from hostcheck.facts.gpu_reports import NvmlLog
+from hostcheck.facts.gpu_types import Gpu, Memory, Mig, MigDevice, RemappedRows, RetiredPages
+from hostcheck.facts.nvml_parts import PROBE, Reader
 from hostcheck.facts.smi_tree import is_denied, normal_bus_id
 
 SOURCE = "NVML"
@@ -23,14 +23,10 @@ _ARCHITECTURES = {
 }  # fmt: skip
 _COMPUTE_MODES = {0: "Default", 1: "Exclusive_Thread", 2: "Prohibited", 3: "Exclusive_Process"}
 _VIRTUALIZATION = {0: "None", 1: "Pass-Through", 2: "VGPU", 3: "Host VGPU", 4: "Host VSGA"}
-_ADDRESSING = {0: "None", 1: "HMM", 2: "ATS"}
 _RECOVERY = {
     0: "None", 1: "Reset", 2: "Reboot", 3: "Drain P2P", 4: "Drain and Reset", 5: "Recover IMEX Domain", 6: "Bus Reset",
     7: "System Reboot",
 }  # fmt: skip
-_REMOTE = {0: "gpu", 1: "npu", 2: "switch", 255: "unknown"}
-# nvmlNvlinkVersion_t; NVLink 2.2 and 3.1 are variants of the generation before the dot.
-_LINK_VERSIONS = {1: "1.0", 2: "2.0", 3: "2.2", 4: "3.0", 5: "3.1", 6: "4.0", 7: "5.0", 8: "6.0"}
 
 
 def parse_nvml(text: str) -> NvmlLog:
@@ -40,18 +36,13 @@ def parse_nvml(text: str) -> NvmlLog:
         Unavailable: NVML could not be loaded or started, or this is no such report.
 
     Sample:
-        {"schema": 1, "driver": "580.159.04", "nvml": "13.580.159.04", "cuda": 13000,
-         "conf_compute": {"environment": 0, "ccFeature": 0, "devToolsMode": 0}, "count": 2, "seconds": 0.43,
+        {"schema": 1, "driver": "580.159.04", "cuda": 13000, "count": 2, "seconds": 0.43,
          "gpus": [
            {"index": 0, "bus_id": "0000:00:06.0", "pci": {"pciDeviceId": 590680286, "pciSubSystemId": 415174878},
             "name": "NVIDIA H200", "architecture": 9, "compute_capability": [9, 0], "persistence_mode": 1,
             "mig": [0, 0], "ecc": [1, 1], "remapped_rows": [0, 0, 0, 0], "numa_node": {"na": true},
-            "power_usage_mw": 79415, "power_enforced_mw": 700000, "shutdown_c": 95, "event_reasons": 1,
-            "event_ns_sw_power_cap": 8408717728, "cpu_affinity": [4294967295, 0],
-            "fabric": {"status": 0, "cliqueId": 0, "state": 3, "healthMask": 0, "healthSummary": 0},
-            "nvlinks": [{"link": 0, "state": 1, "version": 6, "remote_pci": {"busId": "FFFFFFFF:FF:FF.0"},
-                         "remote_kind": 2, "speed_mb_per_s": 26562,
-                         "counters": [{"replay": 0, "crc_data": 9}, {"replay": 0, "crc_data": 9}]}]},
+            "power_enforced_mw": 700000, "shutdown_c": 95, "event_reasons": 1, "cpu_affinity": [4294967295, 0],
+            "fabric": {"status": 0, "cliqueId": 0, "state": 3, "healthMask": 0, "healthSummary": 0}},
            {"index": 1, "bus_id": "0000:00:07.0", "error": "GPU is lost"}]}
     """
     try:
@@ -66,6 +57,8 @@ def parse_nvml(text: str) -> NvmlLog:
     if not isinstance(entries, list) or len(entries) > 256 or not all(isinstance(entry, dict) for entry in entries):
         raise Unavailable("NVML: the report has no list of GPUs", PROBE)
     read = Reader(report)
+    if read.whole("count") != len(entries):
+        raise Unavailable("NVML: the report does not hold as many GPUs as it counts", PROBE)
     opened = [entry for entry in entries if "error" not in entry and "na" not in entry]
     gpus = [_gpu(entry) for entry in opened]
     if len({gpu.bus_id for gpu in gpus}) != len(gpus) or len({gpu.index for gpu in gpus}) != len(gpus):
@@ -73,23 +66,15 @@ def parse_nvml(text: str) -> NvmlLog:
     seconds = read.raw("seconds")
     return NvmlLog(
         driver_version=read.text("driver"),
-        nvml_version=read.text("nvml"),
         cuda_version=_cuda(read.whole("cuda")),
         seconds=float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e6 else 0.0,
-        device_count=read.whole("count"),
         gpus=tuple(sorted(gpus, key=lambda gpu: gpu.index)),
         unreadable=tuple(_lost(entry) for entry in entries if entry not in opened),
-        links={gpu.bus_id: _links(entry) for gpu, entry in zip(gpus, opened, strict=True)},
-        confidential_compute=_confidential(read.whole("conf_compute.ccFeature")),
     )
 
 
 def _cuda(number: Maybe[int]) -> Maybe[str]:
     return f"{number // 1000}.{number % 1000 // 10}" if isinstance(number, int) else number
-
-
-def _confidential(feature: Maybe[int]) -> Maybe[bool]:
-    return feature != 0 if isinstance(feature, int) else feature
 
 
 def _lost(entry: Mapping[str, Any]) -> str:
@@ -119,23 +104,16 @@ def _gpu(entry: Mapping[str, Any]) -> Gpu:
             (part for part in capability if not isinstance(part, int)), ".".join(str(part) for part in capability)
         ),
         uuid=read.text("uuid"),
-        serial=read.text("serial"),
-        minor=read.whole("minor"),
         vbios=read.text("vbios"),
         gsp_firmware=read.text("gsp_firmware"),
-        inforom_image=read.text("inforom_image"),
         persistence_mode=read.flag("persistence_mode"),
-        addressing_mode=read.word("addressing_mode", _ADDRESSING),
         compute_mode=read.word("compute_mode", _COMPUTE_MODES),
         virtualization=read.word("virtualization", _VIRTUALIZATION),
-        display_active=read.flag("display_active"),
         c2c=read.flag("c2c.isC2cEnabled"),
         recovery_action=read.word("recovery_action", _RECOVERY),
         performance_state=f"P{state}" if isinstance(state, int) else state,
-        fan_percent=read.whole("fan_percent"),
         numa_node=NotApplicable("the GPU's memory is no NUMA node of this system") if node == -1 else node,
         cpu_affinity=parts.cpus(read.raw("cpu_affinity")),
-        memory_power_w=read.watts("memory_power_average_mw"),
         mig=Mig(
             current=read.flag("mig.0"), pending=read.flag("mig.1"), devices=_mig_devices(read.whole("mig_devices"))
         ),
@@ -153,19 +131,13 @@ def _gpu(entry: Mapping[str, Any]) -> Gpu:
             pending=read.flag("retired_pending"),
         ),
         clocks=parts.clocks(read),
-        power=parts.gpu_power(read),
-        module_power=parts.module_power(read),
+        power=parts.power(read),
         temperature=parts.temperature(read),
         pcie=parts.pcie(read),
-        memory=parts.memory(read, "memory", str.lower),
-        bar1=parts.memory(read, "bar1", "bar1{}".format),
-        protected_memory=parts.memory(read, "protected_memory", str.lower),
-        utilization=Utilization(
-            gpu_percent=read.whole("utilization.gpu"), memory_percent=read.whole("utilization.memory")
-        ),
+        memory=Memory(total_mib=read.mib("memory.total")),
+        bar1=Memory(total_mib=read.mib("bar1.bar1Total")),
+        protected_memory=Memory(total_mib=read.mib("protected_memory.total")),
         fabric=parts.fabric(read),
-        place=Place(module=read.whole("module")),
-        processes=_processes(read),
         faults=tuple(f"{key}: {text[:100]}" for key, text in errors.items() if text.lower().startswith(_FAULTS)),
         denied=tuple(f"{key}: {text[:100]}" for key, text in errors.items() if is_denied(text)),
     )
@@ -174,56 +146,3 @@ def _gpu(entry: Mapping[str, Any]) -> Gpu:
 def _mig_devices(count: Maybe[int]) -> Maybe[tuple[MigDevice, ...]]:
     """Return as many devices as NVML counts; what each is, only nvidia-smi says."""
     return (MigDevice(),) * min(max(count, 0), 64) if isinstance(count, int) else count
-
-
-def _processes(read: Reader) -> Maybe[tuple[GpuProcess, ...]]:
-    """Return the processes of both kinds; one that does both is "C+G", as nvidia-smi writes it."""
-    found: dict[int, GpuProcess] = {}
-    for kind, key in (("C", "compute_processes"), ("G", "graphics_processes")):
-        listed = read.raw(key)
-        if isinstance(listed, Unavailable | NotApplicable):
-            return listed
-        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-            return wrong(key, listed)
-        for entry in listed:
-            one = Reader(entry)
-            pid = one.whole("pid")
-            if not isinstance(pid, int):
-                return wrong(key, entry)
-            both = "C+G" if pid in found else kind
-            found[pid] = GpuProcess(pid=pid, kind=both, memory_mib=one.mib("usedGpuMemory"))
-    return tuple(found[pid] for pid in sorted(found))
-
-
-def _links(entry: Mapping[str, Any]) -> Maybe[tuple[NvLinkSample, ...]]:
-    listed = Reader(entry).raw("nvlinks")
-    if isinstance(listed, Unavailable | NotApplicable):
-        return listed
-    if not isinstance(listed, list) or not all(isinstance(link, dict) for link in listed):
-        return wrong("nvlinks", listed)
-    return tuple(_link(link, number) for number, link in enumerate(listed))
-
-
-def _link(entry: Mapping[str, Any], number: int) -> NvLinkSample:
-    read = Reader(entry)
-    link, remote = read.whole("link"), read.text("remote_pci.busId")
-    # Behind an NVSwitch that the host (or guest) does not own, NVML answers FFFFFFFF:FF:FF.0.
-    hidden = isinstance(remote, str) and remote.upper().startswith("FFFFFFFF")
-    bus_id = normal_bus_id(remote) if isinstance(remote, str) else ""
-    first = read.raw("counters.0")
-    names = [name for name in first if "." not in name] if isinstance(first, dict) else []
-    return NvLinkSample(
-        link=link if isinstance(link, int) else number,
-        active=read.flag("state"),
-        version=read.word("version", _LINK_VERSIONS),
-        speed_mb_per_s=read.whole("speed_mb_per_s"),
-        remote_bus_id=(
-            NotApplicable("NVML: the other end is no PCI function of this system")
-            if hidden
-            else remote
-            if not isinstance(remote, str)
-            else bus_id or wrong("remote_pci", remote)
-        ),
-        remote_kind=read.word("remote_kind", _REMOTE),
-        counters={name: (read.whole(f"counters.0.{name}"), read.whole(f"counters.1.{name}")) for name in names},
-    )

@@ -24,7 +24,15 @@ from hostcheck.snapshot.reading import Reading
 __all__ = ["HOST_PROBE", "PLATFORM", "SYSTEM", "Mount", "Platform", "System", "parse_mountinfo"]
 
 _DMI = "/sys/class/dmi/id/"
-_DMI_FIELDS = ("sys_vendor", "product_name", "bios_vendor", "bios_version", "bios_date", "chassis_asset_tag")
+_DMI_FIELDS = (
+    "sys_vendor",
+    "product_name",
+    "bios_vendor",
+    "bios_version",
+    "bios_date",
+    "chassis_asset_tag",
+    "chassis_type",
+)
 _TREE = "/sys/firmware/devicetree/base/"
 
 HOST_PROBE = FileProbe(
@@ -57,6 +65,12 @@ CLOCKSOURCE_PROBE = FileProbe(
     "platform.clocksource", (f"{_CLOCK}current_clocksource", f"{_CLOCK}available_clocksource")
 )
 
+# Chassis types of the SMBIOS specification, table 17.
+_FORMS = {
+    **dict.fromkeys(("8", "9", "10", "11", "14", "30", "31", "32"), "laptop"),
+    **dict.fromkeys(("3", "4", "5", "6", "7", "13", "15", "16", "24", "35", "36"), "desktop"),
+    **dict.fromkeys(("17", "23", "25", "28", "29"), "server"),
+}
 _BLANK = ("", "none", "n/a", "default string", "to be filled by o.e.m.", "not specified", "system manufacturer",
           "system product name", "empty", "unknown", "o.e.m.")  # fmt: skip
 
@@ -68,6 +82,7 @@ class System:
     Attributes:
         vendor, product: as the firmware (DMI or device tree) names them, such as "Supermicro" and "SYS-821GE-TNHR".
         bios_vendor, bios_version, bios_date: the firmware; the date as written there, such as "08/06/2025".
+        form: "laptop", "desktop" or "server" by the chassis that the firmware names; empty where it names none.
         cloud: "aws", "azure", "gcp", "oci" and others; empty for none that is known by its firmware.
         os_id, os_name, os_version: from os-release, such as "ubuntu", "Ubuntu 24.04.2 LTS", "24.04". In a container
             they are the image's.
@@ -81,6 +96,7 @@ class System:
     bios_vendor: Maybe[str]
     bios_version: Maybe[str]
     bios_date: Maybe[str]
+    form: str
     cloud: str
     os_id: Maybe[str]
     os_name: Maybe[str]
@@ -219,6 +235,7 @@ def _system(host: Reading, cpuinfo: str | None) -> dict[str, Any]:
         "bios_vendor": dmi["bios_vendor"],
         "bios_version": dmi["bios_version"],
         "bios_date": dmi["bios_date"],
+        "form": _FORMS.get(_plain(dmi["chassis_type"]), ""),
         "cloud": find_cloud({name: _plain(value) for name, value in dmi.items()}),
         "os_id": _entry(release, "ID"),
         "os_name": _entry(release, "PRETTY_NAME"),

@@ -38,9 +38,9 @@ def verdict(run: Run) -> Verdict:
     code = exit_code(run)
     level = threshold(run.fail_on)
     passes = sum(result.status is Status.PASS for result in run.results)
-    if code == 0 and not passes:
+    if all(result.status in (Status.NOT_APPLICABLE, Status.SKIPPED) for result in run.results):
         line = "No check passed, failed or was left undetermined: this says nothing about the host."
-        return Verdict(code, "nothing judged", line, f"no failure {level}")
+        return Verdict(code, "nothing judged", line, "nothing was judged")
     parts = [_failing(run), _undetermined(run), _required(unmet(run))]
     if code == 0:
         parts.insert(0, f"{many(passes, 'check')} passed")

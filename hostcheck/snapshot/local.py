@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostcheck import __version__
-from hostcheck.snapshot.archive import parse_head
 from hostcheck.snapshot.probes import MIB, CommandProbe, FileProbe, Guard, ListProbe, Probe
 from hostcheck.snapshot.reading import SCHEMA, Ending, Entry, FileState, Manifest, Reading, Snapshot
+from hostcheck.snapshot.streams import parse_head
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin:/usr/lib/wsl/lib"
 INTERRUPTED = "interrupted"
@@ -35,6 +35,7 @@ def collect(
     root: str = "/",
     window: float = 0.0,
     progress: Callable[[str, int], None] | None = None,
+    begun: Commands | None = None,
 ) -> Snapshot:
     """Read this host, or a tree that was copied from another.
 
@@ -43,6 +44,7 @@ def collect(
         root: folder under which file and list probes look; commands are left out where it is not "/".
         window: seconds between the two samples of counters, at least.
         progress: called with the id of the slowest command that still runs, and how many do.
+        begun: commands that run already; see `begin`.
 
     Returns:
         The snapshot. After Ctrl-C it holds what had been read by then, and each unfinished probe is "killed".
@@ -50,11 +52,13 @@ def collect(
     started = _now()
     chosen = list(probes)
     reader = _Reader(root)
-    commands = _Commands(window, local=root == "/")
+    commands = begun or Commands(window, local=root == "/")
     readings: dict[str, Reading] = {}
     try:
         for probe in chosen:
-            if isinstance(probe, CommandProbe) or (isinstance(probe, FileProbe) and probe.may_hang and root == "/"):
+            if probe.id in commands.ids or isinstance(probe, ListProbe):
+                continue
+            if isinstance(probe, CommandProbe) or (probe.may_hang and root == "/"):
                 commands.start(probe)
         for probe in chosen:
             if isinstance(probe, FileProbe | ListProbe) and probe.id not in commands.ids:
@@ -73,6 +77,14 @@ def collect(
     for probe in chosen:
         readings.setdefault(probe.id, Reading(probe.id, Ending.KILLED, note=INTERRUPTED))
     return Snapshot(_manifest(root, started), readings)
+
+
+def begin(probes: Iterable[CommandProbe], *, window: float = 0.0) -> Commands:
+    """Start slow commands, so that they run while the rest of hostcheck is loaded; `collect` waits for them."""
+    commands = Commands(window, local=True)
+    for probe in probes:
+        commands.start(probe)
+    return commands
 
 
 def _is_read(probe: Probe, readings: Mapping[str, Reading]) -> bool:
@@ -196,7 +208,7 @@ class _Child:
     why: Ending | None = None
 
 
-class _Commands:
+class Commands:
     """Runs commands side by side, each in its own session, its output in memory, within its limits."""
 
     def __init__(self, window: float, *, local: bool) -> None:

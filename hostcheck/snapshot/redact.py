@@ -41,6 +41,11 @@ _SERIAL = re.compile(
     r"(serial(?:[_ ]number)?\s*[:=>]\s*|<serial>|<pdi>|<chassis_serial_number>)([0-9A-Za-z]{6,})", re.I
 )
 _LONG_ID = re.compile(r"(?<=<pdi>)0x[0-9a-f]+", re.I)
+_COMMAND_LINE = re.compile(r"(command line(?: parameters)?:? *\"?)(.*)", re.I)
+# What the kernel tells of init: its path, and, indented, its arguments and environment.
+_INIT = re.compile(r"((?<=\] )Run |^(?:\S+ )?\[[ .\d]+\] {5})\S.*", re.M)
+# Names of programs: before their process number, in an Xid, and in the report of a kill.
+_PROGRAM = re.compile(r"((?<=\] )|\bname=|[Kk]illed process \d+ \()(?!nvidia|<)([\w.:/-]+)(?= \(\d+\):|,|\))")
 _PRIVATE = re.compile(r"((?:password|passwd|token|secret|api_?key)\s*[=:]\s*)(\S+)", re.I)
 
 
@@ -59,7 +64,7 @@ def _reading(reading: Reading, mask: _Masks) -> Reading:
         note=mask.text(reading.note),
         out=mask.bytes(reading.out),
         err=mask.bytes(reading.err),
-        files={mask.text(path): _file(path, state, mask) for path, state in reading.files.items()},
+        files={_path(path, mask): _file(path, state, mask) for path, state in reading.files.items()},
         entries=_entries(reading.entries, mask),
         later=None if reading.later is None else _reading(reading.later, mask),
     )
@@ -87,19 +92,36 @@ _USUAL = re.compile(
 _CGROUPS = re.compile(
     r"\d+:.*:|kubepods.*|.*docker.*|libpod.*|crio.*|.*containerd.*|lxc.*|slurm.*|.*\.(?:slice|service|scope)"
 )
+_HIERARCHIES = ("cpu", "memory", "cpuset", "unified")
+_SOURCES = frozenset(
+    (
+        "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fusectl",
+        "hugetlbfs", "lxcfs", "mqueue", "none", "nsfs", "overlay", "proc", "pstore", "ramfs", "rootfs",
+        "securityfs", "shm", "sysfs", "systemd-1", "tmpfs", "tracefs", "udev",
+    )
+)  # fmt: skip
 _SETTING = re.compile(
     r"\s*(?:\[|#|;|(?:Limit|Tasks|Memory|CPU|Allowed|OOM|Delegate|Slice|RemoveIPC|KillMode)\w*\s*=|[*]|root\s|$)"
 )
 
 
+def _path(path: str, mask: _Masks) -> str:
+    folder, _, name = path.partition("/sys/fs/cgroup/")[2].rpartition("/")
+    if not folder:
+        return mask.text(path)
+    groups = "/".join(group if group in _HIERARCHIES else _cgroup(group, mask) for group in folder.split("/"))
+    return mask.text(f"/sys/fs/cgroup/{groups}/{name}")
+
+
 def _mount(line: str, mask: _Masks) -> str:
     """Keep a mount's kind and plain options; mask where it is, where it comes from, and options that name things."""
-    words = line.split(" ")
-    kept = [
-        word if _USUAL.fullmatch(word) or "/" not in word else f"/masked-{mask.number('mount', word)}"
-        for word in (",".join(part for part in word.split(",") if not re.search(r"=.*[/:]", part)) for word in words)
-    ]
-    return " ".join(kept) + ("\n" if line.endswith("\n") and not kept[-1].endswith("\n") else "")
+    words = [",".join(part for part in word.split(",") if not re.search(r"=.*[/:]", part)) for word in line.split()]
+    source = words.index("-") + 2 if "-" in words else 0
+    for number, word in enumerate(words):
+        known = word in _SOURCES if number == source else "/" not in word
+        if not known and not _USUAL.fullmatch(word):
+            words[number] = f"/masked-{mask.number('mount', word)}"
+    return " ".join(words) + ("\n" if line.endswith("\n") else "")
 
 
 def _cgroup(name: str, mask: _Masks) -> str:
@@ -124,8 +146,8 @@ def kernel_command_line(text: str) -> str:
     for word in text.split():
         if word == "--":
             break
-        name, equals, _ = word.partition("=")
-        words.append(word if name in KERNEL_PARAMETERS or not equals else f"{name}=masked")
+        name = word.partition("=")[0]
+        words.append(word if name in KERNEL_PARAMETERS else "masked")
     return " ".join(words) + ("\n" if text.endswith("\n") else "")
 
 
@@ -143,7 +165,9 @@ class _Masks:
         )
         self._rules: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
             (_PRIVATE, lambda found: f"{found[1]}masked"),
-            (re.compile(r"(Command line: )(.*)"), lambda found: found[1] + kernel_command_line(found[2])),
+            (_COMMAND_LINE, lambda found: found[1] + kernel_command_line(found[2])),
+            (_INIT, lambda found: f"{found[1]}masked"),
+            (_PROGRAM, lambda found: f"{found[1]}program-{self.number('comm', found[2])}"),
             (_SERIAL, lambda found: found[1] + self._like("serial", found[2])),
             (_GPU_UUID, lambda found: f"{found[1]}-{self._uuid(found[0])}"),
             (_UUID, lambda found: self._uuid(found[0])),

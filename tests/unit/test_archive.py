@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostcheck.errors import HostcheckError, Unavailable
-from hostcheck.snapshot.archive import parse_head, parse_ls, read_archive, write_archive
+from hostcheck.snapshot.archive import read_archive, write_archive
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot
+from hostcheck.snapshot.streams import parse_head, parse_ls
 
 MANIFEST = b"schema=1\ntool=0\nproducer=sh\ntime=1700000000\nuptime=5.0\nhostname=h\nuid=0\ncomplete=1\n"
 

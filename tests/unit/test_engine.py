@@ -21,7 +21,7 @@ WORDS = Fact("memory.test-words", lambda text: tuple(text.split()), TEXT)
 EITHER = Fact(
     "memory.test-either", lambda tool, text: text if isinstance(tool, Unavailable) else "tool", Optional(TOOL), TEXT
 )
-UNSET = Key("memory.test-unset", int)
+UNSET = Key("test.unset", int)
 
 
 def snapshot(text: str | None = "a b", ending: Ending = Ending.OK) -> Snapshot:
@@ -103,7 +103,7 @@ def test_a_bug_is_an_error_with_its_traceback_and_keeps_what_was_found() -> None
 def test_no_expectation_no_verdict() -> None:
     result = only(run(made(lambda text, expect: expect(UNSET).judge(1), TEXT, keys=(UNSET,))))
     assert result.status is Status.UNKNOWN
-    assert result.findings[0].cause == "memory.test-unset"
+    assert result.findings[0].cause == "test.unset"
 
 
 def test_an_optional_source_may_be_missing() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +51,20 @@ def test_each_tool_is_enough() -> None:
     (one,) = facts(smi()).get(GPUS)
     (other,) = facts(nvml()).get(GPUS)
     assert (one.source, other.source) == ("nvidia-smi", "NVML")
-    same = ("index", "bus_id", "pci_id", "subsystem_id", "name", "architecture", "uuid", "serial", "minor", "vbios",
-            "gsp_firmware", "persistence_mode", "compute_mode", "virtualization", "addressing_mode", "c2c",
-            "recovery_action", "remapped_rows", "processes", "subject", "traits")  # fmt: skip
+    same = ("index", "bus_id", "pci_id", "subsystem_id", "name", "architecture", "uuid", "vbios", "gsp_firmware",
+            "persistence_mode", "compute_mode", "performance_state", "virtualization", "c2c", "recovery_action",
+            "remapped_rows", "mig", "subject", "traits")  # fmt: skip
     for name in same:
         assert getattr(one, name) == getattr(other, name), name
-    assert one.ecc.volatile == other.ecc.volatile
     assert one.ecc.sram_sources == other.ecc.sram_sources
-    assert one.clocks.max == other.clocks.max
-    assert (one.clocks.reasons, one.clocks.counters_us) == (other.clocks.reasons, other.clocks.counters_us)
-    assert replace(one.power, draw_w=0, average_w=0, instant_w=0) == replace(
-        other.power, draw_w=0, average_w=0, instant_w=0
-    )
-    assert one.temperature.shutdown_tlimit_c == other.temperature.shutdown_tlimit_c == -8
+    assert one.ecc.volatile.total_uncorrectable == other.ecc.volatile.total_uncorrectable == 0
+    for name in ("sram_correctable", "sram_uncorrectable", "sram_uncorrectable_secded", "dram_correctable"):
+        assert getattr(one.ecc.aggregate, name) == getattr(other.ecc.aggregate, name) == 0, name
+    assert one.clocks.reasons == other.clocks.reasons
+    assert one.clocks.max.sm_mhz == other.clocks.max.sm_mhz == 1980
+    for name in ("limit_w", "requested_limit_w", "default_limit_w"):
+        assert getattr(one.power, name) == getattr(other.power, name) == 700, name
+    assert one.temperature.slowdown_tlimit_c == other.temperature.slowdown_tlimit_c == -2
     assert (one.pcie.gen, one.pcie.width, one.pcie.max_gen) == (other.pcie.gen, other.pcie.width, other.pcie.max_gen)
     assert (one.fabric.state, one.fabric.cluster_uuid) == (other.fabric.state, other.fabric.cluster_uuid)
     assert (one.memory.total_mib, one.bar1.total_mib) == (other.memory.total_mib, other.bar1.total_mib)

@@ -17,6 +17,7 @@ from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.gpu import NvmlLog
+from hostcheck.facts.nvml_parts import Reader
 from hostcheck.facts.nvml_read import parse_nvml
 from hostcheck.snapshot import nvml
 
@@ -56,9 +57,9 @@ class Library:
     NVMLError_NotSupported = NotSupported
     NVMLError_NotFound = type("NotFound", (NvmlError,), {})
 
-    def __init__(self, link_errors: tuple[int, ...] = (0, 0)) -> None:
+    def __init__(self, **answers: Any) -> None:
         self.called: list[str] = []
-        self.link_errors = list(link_errors)
+        self.changed = answers
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.answers:
@@ -76,16 +77,13 @@ class Library:
                 raise NvmlError(15)
             return "handle"
 
-        def values(_: object, wanted: list[tuple[int, int]]) -> list[Field]:
-            known = {91: (0, 1, 2), 82: (0, 1, 41), 164: (0, 1, 26562), 208: (0, 3, 7), 195: (3, 0, 0), 230: (15, 0, 0)}
+        def values(_: object, wanted: list[int]) -> list[Field]:
+            known = {82: (0, 1, 41), 29: (0, 3, 7), 194: (3, 0, 0), 230: (15, 0, 0)}
             return [Field(*known.get(number, (999, 0, 0))[:2], Value(uiVal=known.get(number, (0, 0, 0))[2]))
-                    for number, _ in wanted]  # fmt: skip
+                    for number in wanted]  # fmt: skip
 
-        def dram(_: object, kind: int, period: int, location: int) -> int:
-            return {(0, 0, 2): 0, (1, 0, 2): 5}.get((kind, period, location), 0)
-
-        def link_error(_: object, link: int, counter: int) -> int:
-            return self.link_errors.pop(0) if (link, counter) == (0, 0) else 0
+        def count(_: object, kind: int, period: int, location: int) -> int:
+            return {(0, 1, 2): 5}.get((kind, period, location), 0)
 
         return {
             "nvmlInit": lambda: None,
@@ -99,85 +97,116 @@ class Library:
             "nvmlDeviceGetArchitecture": lambda _: 9,
             "nvmlDeviceGetPersistenceMode": lambda _: 0,
             "nvmlDeviceGetMigMode": no,
-            "nvmlDeviceGetMaxMigDeviceCount": no,
-            "nvmlDeviceGetMemoryErrorCounter": dram,
+            "nvmlDeviceGetMemoryErrorCounter": count,
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: 0x48,
             "nvmlDeviceGetFieldValues": values,
-            "nvmlDeviceGetNvLinkState": lambda _, link: int(link == 0),
-            "nvmlDeviceGetNvLinkErrorCounter": link_error,
+            **self.changed,
         }
 
 
 def test_every_query_stands_alone() -> None:
-    library = Library(link_errors=(3, 4))
-    report = nvml.collect(library, 0.0)
+    report = nvml.collect(Library())
     gpu = report["gpus"][0]
-    assert report["driver"] == "580.159.04"
-    assert report["nvml"] == {"error": "nvmlSystemGetNVMLVersion"}
+    assert (report["driver"], report["count"]) == ("580.159.04", 2)
     assert gpu["bus_id"] == "0000:53:00.0"
-    assert gpu["mig"] == {"na": True}
+    assert gpu["mig"] == gpu["mig_devices"] == {"na": True}
     assert gpu["persistence_mode"] == 0
-    assert (gpu["memory_temperature_c"], gpu["memory_max_tlimit_c"]) == (41, {"na": True})
+    assert (gpu["memory_temperature_c"], gpu["slowdown_tlimit_c"], gpu["retired_single_bit"]) == (41, {"na": True}, 7)
     assert gpu["recovery_action"] == {"error": "GPU is lost"}
-    assert "error" in gpu["event_reasons"]
-    assert gpu["throttle_reasons"] == 0x48
-    assert [link["state"] for link in gpu["nvlinks"]] == [1, 0]
-    assert [counters["replay"] for counters in gpu["nvlinks"][0]["counters"]] == [3, 4]
+    assert gpu["vbios"] == {"error": "nvmlDeviceGetVbiosVersion"}
+    assert gpu["ecc_aggregate_dram_correctable"] == 5
     assert report["gpus"][1] == {"index": 1, "error": "GPU is lost"}
     json.dumps(report, allow_nan=False)
 
 
-def test_nothing_is_changed() -> None:
+def test_a_new_name_goes_before_the_old_one() -> None:
+    assert nvml.collect(Library())["gpus"][0]["event_reasons"] == 0x48
+    library = Library(nvmlDeviceGetCurrentClocksEventReasons=lambda _: 0x4)
+    assert nvml.collect(library)["gpus"][0]["event_reasons"] == 0x4
+    assert "nvmlDeviceGetCurrentClocksThrottleReasons" not in library.called
+
+
+def test_mig_devices_are_counted_where_the_mode_is_on() -> None:
+    def device(_: object, number: int) -> str:
+        if number in (1, 3):
+            raise Library.NVMLError_NotFound(6)
+        return "device"
+
+    count = {"nvmlDeviceGetMaxMigDeviceCount": lambda _: 4, "nvmlDeviceGetMigDeviceHandleByIndex": device}
+    for mode, devices in (([1, 1], 2), ([0, 1], 0)):
+        library = Library(nvmlDeviceGetMigMode=lambda _, mode=mode: mode, **count)
+        assert nvml.collect(library)["gpus"][0]["mig_devices"] == devices
+    assert "nvmlDeviceGetMaxMigDeviceCount" not in library.called
+
+
+def test_nothing_is_changed_and_no_link_is_asked() -> None:
     library = Library()
-    nvml.collect(library, 0.0)
+    nvml.collect(library)
     assert len(library.called) > 10
     assert {name for name in library.called if not name.startswith(("nvmlDeviceGet", "nvmlSystemGet"))} == {
         "nvmlInit",
         "nvmlShutdown",
     }
     source = Path(nvml.__file__).read_text("utf-8")
-    assert not [word for word in ("nvmlDeviceSet", "nvmlDeviceClear", "nvmlDeviceReset") if word in source]
+    assert not [word for word in ("DeviceSet", "DeviceClear", "DeviceReset", "DeviceGetNvLink") if word in source]
+
+
+def test_all_that_is_asked_is_read_and_all_that_is_read_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, read = Reader.raw, set[str]()
+
+    def watched(self: Reader, path: str) -> Any:
+        read.add(path.partition(".")[0])
+        return raw(self, path)
+
+    monkeypatch.setattr(Reader, "raw", watched)
+    report = nvml.collect(Library())
+    parse_nvml(json.dumps(report))
+    asked = {*report, *report["gpus"][0]} - {"schema", "gpus", "bus_id"}
+    assert read == asked
+    assert asked | {"schema", "gpus", "bus_id"} == {*json.loads(REPORT), *json.loads(REPORT)["gpus"][0]}
 
 
 def test_the_report_of_the_stand_in_is_understood() -> None:
-    log = parse_nvml(json.dumps(nvml.collect(Library(link_errors=(3, 4)), 0.0)))
+    log = parse_nvml(json.dumps(nvml.collect(Library())))
     assert log.unreadable == ("index 1: GPU is lost",)
     (gpu,) = log.gpus
     assert (gpu.index, gpu.pci_id, gpu.architecture, gpu.persistence_mode) == (0, "10de:2330", "Hopper", False)
     assert isinstance(gpu.mig.current, NotApplicable)
     assert gpu.clocks.active == ("hw_slowdown", "hw_thermal_slowdown")
-    assert (gpu.ecc.volatile.dram_uncorrectable, gpu.ecc.volatile.dram_correctable) == (5, 0)
-    assert isinstance(gpu.serial, Unavailable)
+    assert (gpu.temperature.memory_c, gpu.ecc.aggregate.dram_correctable) == (41, 5)
+    assert isinstance(gpu.temperature.slowdown_tlimit_c, NotApplicable)
+    # The driver knows no kinds of SRAM errors, only their sum.
+    assert gpu.ecc.aggregate.sram_uncorrectable == 0
+    assert isinstance(gpu.ecc.aggregate.sram_uncorrectable_parity, Unavailable)
+    assert isinstance(gpu.vbios, Unavailable)
     assert gpu.faults == ("recovery_action: GPU is lost",)
-    links = log.links["0000:53:00.0"]
-    assert isinstance(links, tuple)
-    assert [link.active for link in links] == [True, False]
-    assert links[0].counters["replay"] == (3, 4)
-    assert links[0].speed_mb_per_s == 26562
 
 
 def test_a_lost_gpu_gets_the_address_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("0000:53:00.0", "0000:64:00.0", "bind", "module"):
         (tmp_path / name).touch()
     monkeypatch.setattr(nvml, "_DRIVER_FOLDER", str(tmp_path))
-    log = parse_nvml(json.dumps(nvml.collect(Library(), 0.0)))
+    log = parse_nvml(json.dumps(nvml.collect(Library())))
     assert log.unreadable == ("0000:64:00.0: GPU is lost",)
     # With two functions left it is not known which of them is lost.
     (tmp_path / "0000:75:00.0").touch()
-    log = parse_nvml(json.dumps(nvml.collect(Library(), 0.0)))
+    log = parse_nvml(json.dumps(nvml.collect(Library())))
     assert log.unreadable == ("index 1: GPU is lost",)
 
 
-def test_without_a_driver_the_report_says_so() -> None:
-    library = Library()
-    library.__dict__["nvmlInit"] = lambda: (_ for _ in ()).throw(NvmlError(9))
-    assert nvml.collect(library, 0.0) == {"schema": 1, "error": "Unknown Error"}
+@pytest.mark.parametrize(("question", "code"), [("nvmlInit", 9), ("nvmlDeviceGetCount", 9), ("nvmlInit", 3)])
+def test_where_no_gpu_can_be_counted_there_is_no_empty_list(question: str, code: int) -> None:
+    def refuse() -> None:
+        raise NvmlError(code)
+
+    report = nvml.collect(Library(**{question: refuse}))
+    assert report == {"schema": 1, **({"na": True} if code == 3 else {"error": "Unknown Error"})}
+    with pytest.raises(Unavailable):
+        parse_nvml(json.dumps(report))
 
 
 def test_the_child_process_prints_one_report_whatever_is_there() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hostcheck.snapshot.nvml", "--window", "0"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "hostcheck.snapshot.nvml"], capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     assert report["schema"] == 1
     assert "error" in report or "gpus" in report
@@ -185,24 +214,17 @@ def test_the_child_process_prints_one_report_whatever_is_there() -> None:
 
 def test_sample() -> None:
     log = parse_nvml(sample(parse_nvml))
-    assert (log.driver_version, log.cuda_version, log.device_count, log.seconds) == ("580.159.04", "13.0", 2, 0.43)
-    assert log.confidential_compute is False
+    assert (log.driver_version, log.cuda_version, log.seconds) == ("580.159.04", "13.0", 0.43)
     assert log.unreadable == ("0000:00:07.0: GPU is lost",)
     (gpu,) = log.gpus
     assert gpu.traits == {"pci": "10de:2335", "gpu_arch": "Hopper"}
-    assert (gpu.compute_capability, gpu.power.draw_w, gpu.power.limit_w) == ("9.0", 79.415, 700.0)
-    assert gpu.clocks.counters_us["sw_power_cap"] == 8408717
+    assert (gpu.compute_capability, gpu.power.limit_w) == ("9.0", 700.0)
     assert gpu.clocks.active == ("gpu_idle",)
     assert (gpu.temperature.shutdown_c, gpu.remapped_rows.failure) == (95, False)
     assert gpu.cpu_affinity == tuple(range(32))
     assert isinstance(gpu.numa_node, NotApplicable)
     assert (gpu.fabric.state, gpu.fabric.status) == ("Completed", "Success")
     assert isinstance(gpu.fabric.summary, NotApplicable)
-    links = log.links["0000:00:06.0"]
-    assert isinstance(links, tuple)
-    assert (links[0].active, links[0].version, links[0].remote_kind) == (True, "4.0", "switch")
-    assert isinstance(links[0].remote_bus_id, NotApplicable)
-    assert links[0].counters["crc_data"] == (9, 9)
 
 
 def changed(**values: Any) -> NvmlLog:
@@ -232,16 +254,23 @@ def test_health_of_the_fabric() -> None:
 
 @pytest.mark.parametrize("value", ["x", True, None, 1.5, [], {"error": "Unknown Error"}, 1 << 70])
 def test_a_wrong_type_is_no_value(value: Any) -> None:
-    gpu = changed(minor=value, pcie_gen=value, ecc=[value, value], persistence_mode=value).gpus[0]
-    for field in (gpu.minor, gpu.pcie.gen, gpu.ecc.current):
+    gpu = changed(pcie_gen=value, pcie_max_gen=value, ecc=[value, value], persistence_mode=value).gpus[0]
+    for field in (gpu.pcie.gen, gpu.pcie.max_gen, gpu.ecc.current):
         assert isinstance(field, Unavailable)
 
 
 def test_two_gpus_at_one_address_are_refused() -> None:
     report = json.loads(REPORT)
     report["gpus"] *= 2
-    with pytest.raises(Unavailable):
+    report["count"] = 2
+    with pytest.raises(Unavailable, match="same address"):
         parse_nvml(json.dumps(report))
+
+
+@pytest.mark.parametrize("count", [0, 2, {"error": "Unknown Error"}, {"na": True}, None])
+def test_a_list_that_is_not_as_long_as_it_says_is_refused(count: Any) -> None:
+    with pytest.raises(Unavailable, match="as many GPUs as it counts"):
+        parse_nvml(json.dumps({**json.loads(REPORT), "count": count}))
 
 
 @pytest.mark.parametrize(
@@ -268,8 +297,6 @@ JSON = st.recursive(
 def test_any_value_anywhere_is_read_or_refused(key: str, value: Any) -> None:
     with suppress(Unavailable):
         assert isinstance(changed(**{key: value}), NvmlLog)
-    with suppress(Unavailable):
-        assert isinstance(changed(nvlinks=[{"link": 0, key: value, "counters": value}]), NvmlLog)
 
 
 @given(st.text())

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
-from hostcheck.facts.gpu_reports import NvLinkSample, NvmlLog
-from hostcheck.facts.gpu_types import Gpu, Mig
+from hostcheck.facts.gpu_types import Fabric, Gpu, Mig
 from hostcheck.facts.nvlink import LinkCounter, merge_errors, merge_links
 from hostcheck.facts.nvlink_smi import Link, parse_errors, parse_status, parse_topology
 from hostcheck.snapshot.reading import Ending, Reading
@@ -25,7 +24,7 @@ GPUS = (
     Gpu(index=0, bus_id="0000:19:00.0", source="test", uuid=FIRST, name="NVIDIA H200"),
     Gpu(index=1, bus_id="0000:3b:00.0", source="test", uuid=SECOND, name="NVIDIA H200"),
 )
-NO_NVML = Unavailable("NVML was not asked")
+UNREAD = Reading("nvlink.test", Ending.TIMEOUT)
 
 
 def printed(text: str, later: str | None = None) -> Reading:
@@ -116,35 +115,57 @@ def test_a_row_that_is_cut_off_is_left_out() -> None:
 
 def test_gpus_are_found_by_uuid_not_by_order() -> None:
     text = f"GPU 0: B (UUID: {SECOND})\n\t Link 0: <inactive>\nGPU 1: A (UUID: {FIRST})\n\t Link 0: 25 GB/s\n"
-    first, second = merge_links(GPUS, NO_NVML, printed(text))
+    first, second = merge_links(GPUS, printed(text))
     assert (first.active, second.active) == (1, 0)
     assert first.source == "nvidia-smi nvlink -s"
 
 
 def test_a_gpu_that_the_output_lacks_is_unknown() -> None:
-    _, second = merge_links(GPUS, NO_NVML, printed(f"GPU 0: A (UUID: {FIRST})\n\t Link 0: 25 GB/s\n"))
+    _, second = merge_links(GPUS, printed(f"GPU 0: A (UUID: {FIRST})\n\t Link 0: 25 GB/s\n"))
     assert isinstance(second.links, Unavailable)
 
 
-def test_nvml_goes_before_nvidia_smi() -> None:
-    links = tuple(NvLinkSample(link=number, active=number != 3, speed_mb_per_s=26562) for number in range(18))
-    nvml = NvmlLog(links={"0000:19:00.0": links, "0000:3b:00.0": ()})
-    first, second = merge_links(GPUS, nvml, Unavailable("timeout"))
-    assert (first.active, first.source) == (17, "NVML")
-    assert isinstance(first.links, tuple)
-    assert first.links[0].speed_gbs == 26.562
-    assert isinstance(second.links, NotApplicable)
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading("nvlink.test", Ending.TIMEOUT),
+        Reading("nvlink.test", Ending.NOT_COLLECTED),
+        Reading("nvlink.test", Ending.EXIT, 9, out=b"NVIDIA-SMI has failed\n"),
+        replace(printed(f"GPU 0: A (UUID: {FIRST})\n\t Link 0: 25 GB/s\n"), ending=Ending.EXIT, code=255),
+    ],
+    ids=lambda reading: f"{reading.ending}-{reading.code}",
+)
+def test_what_did_not_end_well_says_nothing(reading: Reading) -> None:
+    for gpu in merge_links(GPUS, reading):
+        assert isinstance(gpu.links, Unavailable)
+        assert (gpu.links.why, gpu.links.probe, gpu.links.ending) == (
+            f"nvlink.test: {reading.how}", "nvlink.test", reading.ending.value
+        )  # fmt: skip
 
 
-def test_nvml_that_does_not_know_a_link_is_not_believed_for_any() -> None:
-    nvml = NvmlLog(links={"0000:19:00.0": (NvLinkSample(link=0, active=True), NvLinkSample(link=1))})
-    first, _ = merge_links(GPUS, nvml, printed(f"GPU 0: A (UUID: {FIRST})\n\t Link 0: <inactive>\n"))
-    assert (first.active, first.source) == (0, "nvidia-smi nvlink -s")
+@pytest.mark.parametrize(
+    ("known", "lacks"),
+    [
+        ({"name": "NVIDIA L40S"}, True),
+        ({"name": "NVIDIA A100-SXM4-80GB"}, False),
+        ({"name": "NVIDIA H200", "fabric": Fabric(state="Completed")}, False),
+        ({}, False),
+    ],
+    ids=["board", "module", "fabric", "unknown"],
+)
+def test_silence_is_that_of_boards_without_nvlink(known: dict[str, Any], lacks: bool) -> None:
+    gpu = Gpu(index=0, bus_id="0000:19:00.0", source="test", **known)
+    (own,) = merge_links((gpu,), printed("\n"))
+    assert isinstance(own.links, NotApplicable if lacks else Unavailable)
+    (refused,) = merge_links((gpu,), replace(printed(""), ending=Ending.EXIT, code=1))
+    assert isinstance(refused.links, Unavailable)
+    (errors,) = merge_errors((gpu,), [own], printed("", ""))
+    assert isinstance(errors.counters, NotApplicable if lacks else Unavailable)
 
 
 def test_mig_mode_has_no_links() -> None:
     sliced = (replace(GPUS[0], mig=Mig(current=True)),)
-    (gpu,) = merge_links(sliced, NO_NVML, Unavailable("not asked"))
+    (gpu,) = merge_links(sliced, UNREAD)
     assert isinstance(gpu.links, NotApplicable)
 
 
@@ -157,8 +178,8 @@ def counted(count: int) -> str:
 
 
 def test_errors_are_read_twice() -> None:
-    links = merge_links(GPUS, NO_NVML, printed(STATUS))
-    first, second = merge_errors(GPUS, links, NO_NVML, printed(counted(7), counted(12)))
+    links = merge_links(GPUS, printed(STATUS))
+    first, second = merge_errors(GPUS, links, printed(counted(7), counted(12)))
     assert first.counters == (LinkCounter(link=0, name="Replay Errors", before=7, after=12),)
     assert isinstance(first.counters, tuple)
     assert first.counters[0].growth == 5
@@ -166,8 +187,8 @@ def test_errors_are_read_twice() -> None:
 
 
 def test_one_reading_tells_of_no_growth_unless_it_is_zero() -> None:
-    links = merge_links(GPUS, NO_NVML, printed(STATUS))
-    (some, *_), (none, *_) = (merge_errors(GPUS, links, NO_NVML, printed(counted(count))) for count in (7, 0))
+    links = merge_links(GPUS, printed(STATUS))
+    (some, *_), (none, *_) = (merge_errors(GPUS, links, printed(counted(count))) for count in (7, 0))
     assert isinstance(some.counters, tuple)
     assert isinstance(none.counters, tuple)
     assert isinstance(some.counters[0].growth, Unavailable)
@@ -180,17 +201,22 @@ def test_a_counter_that_was_reset_grew_from_nothing() -> None:
 
 def test_no_errors_are_asked_of_boards_without_links() -> None:
     text = "".join(f"GPU {gpu.index}: A (UUID: {gpu.uuid})\nDevice does not have or support Nvlink\n" for gpu in GPUS)
-    links = merge_links(GPUS, NO_NVML, printed(text))
-    for gpu in merge_errors(GPUS, links, NO_NVML, Unavailable("exit 3")):
+    links = merge_links(GPUS, printed(text))
+    for gpu in merge_errors(GPUS, links, Reading("nvlink.test", Ending.EXIT, 3)):
         assert isinstance(gpu.counters, NotApplicable)
 
 
-def test_what_nvml_mends_in_passing_is_no_error() -> None:
-    counters = {"replay": (1, 1), "recovery": (0, 0), "crc_data": (9, 18), "ecc_data": (9, 18), "tx_data_kib": (5, 9)}
-    nvml = NvmlLog(links={gpu.bus_id: (NvLinkSample(link=0, active=True, counters=counters),) for gpu in GPUS})
-    first, _ = merge_errors(GPUS, merge_links(GPUS, nvml, NO_NVML), nvml, NO_NVML)
-    assert isinstance(first.counters, tuple)
-    assert {counter.name: counter.growth for counter in first.counters} == {"replay": 0, "recovery": 0}
+def test_errors_do_not_hang_on_the_status() -> None:
+    for links in (merge_links(GPUS, UNREAD), Unavailable("no GPUs")):
+        first, _ = merge_errors(GPUS, links, printed(counted(7), counted(7)))
+        assert isinstance(first.counters, tuple)
+        assert first.counters[0].growth == 0
+
+
+def test_inactive_links_have_no_errors_to_tell() -> None:
+    down = "".join(f"GPU {gpu.index}: A (UUID: {gpu.uuid})\n\t Link 0: <inactive>\n" for gpu in GPUS)
+    for gpu in merge_errors(GPUS, merge_links(GPUS, printed(down)), printed(counted(7))):
+        assert isinstance(gpu.counters, NotApplicable)
 
 
 @given(st.text())

@@ -266,7 +266,8 @@ def test_a_hop_is_judged_by_both_ends() -> None:
 def bare(hypervisor: str = "") -> Platform:
     missing = Unavailable("not in this test")
     return Platform(
-        vendor=missing, product=missing, bios_vendor=missing, bios_version=missing, bios_date=missing, cloud="",
+        vendor=missing, product=missing, bios_vendor=missing, bios_version=missing, bios_date=missing, form="",
+        cloud="",
         os_id=missing, os_name=missing, os_version=missing, kernel=missing, architecture=missing, page_size=missing,
         kind="vm" if hypervisor else "bare-metal", hypervisor=hypervisor, container="",
     )  # fmt: skip

@@ -40,6 +40,7 @@ HOST = {"/proc/version": "Linux version 6.8.0", "/proc/sys/kernel/osrelease": "6
 POD = "\n9 8 8:1 /var/lib/kubelet/pods/a/etc-hosts /etc/hosts rw - ext4 /dev/sda rw"
 RUNS_DOCKER = "\n9 8 0:9 / /var/lib/docker/overlay2/4/m rw - overlay overlay rw,lowerdir=/var/lib/docker/overlay2/l/"
 SNAPSHOT = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/8"
+OWN_ROOT = "28 1 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n24 28 0:5 / /dev rw - tmpfs tmpfs rw"
 OVERLAY = "1187 1039 0:58 / / rw - overlay overlay rw,lowerdir={}\n1189 1187 0:62 / /dev rw - tmpfs tmpfs rw"
 
 
@@ -124,8 +125,8 @@ def test_where_an_architecture_has_no_flag_silence_of_the_firmware_is_no_bare_me
         ({"/proc/self/cgroup": "12:cpu:/docker/8d1f0a9b8c7d6e5f"}, "docker"),
         ({"/proc/1/cgroup": "0::/machine.slice/libpod-8d1f0a9b8c7d6e5f.scope"}, "podman"),
         ({"/proc/1/cgroup": "0::/lxc.payload.web/init.scope"}, "lxc"),
-        ({"/run/systemd/container": "systemd-nspawn"}, "nspawn"),
-        ({"/run/systemd/container": "lxc"}, "lxc"),
+        ({"/run/systemd/container": "systemd-nspawn", "/proc/self/mountinfo": OWN_ROOT}, "nspawn"),
+        ({"/run/systemd/container": "lxc", "/proc/self/mountinfo": OWN_ROOT}, "lxc"),
         ({"/proc/self/mountinfo": MOUNTS + "\n9 8 0:9 / /proc/cpuinfo rw - fuse.lxcfs lxcfs rw"}, "lxc"),
         ({"/proc/self/mountinfo": "9 8 0:9 /enroot-data/user-0/pyxis_1 / rw - xfs /dev/md0 rw"}, "enroot"),
         ({"/.singularity.d/runscript": "#!/bin/sh"}, "apptainer"),
@@ -134,6 +135,7 @@ def test_where_an_architecture_has_no_flag_silence_of_the_firmware_is_no_bare_me
         # Not containers:
         ({}, ""),
         ({"/.dockerenv": ""}, ""),
+        ({"/run/systemd/container": "docker"}, ""),  # a guest made from an image: its /dev is the kernel's own
         ({"/proc/sys/kernel/osrelease": "6.8.0-1021-azure"}, ""),
         ({"/proc/self/cgroup": "0::/system.slice/docker.service"}, ""),
         ({"/proc/self/mountinfo": OVERLAY.format("/run/rootfs/lower")}, ""),

@@ -80,7 +80,7 @@ def test_a_short_or_common_name_does_not_damage_the_text() -> None:
 
 def test_of_a_kernel_command_line_only_tuning_is_left() -> None:
     line = "iommu=pt quiet root=UUID=abc ks=http://10.0.0.1/x hugepages=8 token=1 -- --init-secret x\n"
-    assert kernel_command_line(line) == "iommu=pt quiet root=masked ks=masked hugepages=8 token=masked\n"
+    assert kernel_command_line(line) == "iommu=pt quiet masked masked hugepages=8 masked\n"
 
 
 def test_files_links_and_programs_are_masked_too() -> None:
@@ -98,7 +98,7 @@ def test_files_links_and_programs_are_masked_too() -> None:
     assert clean.manifest.hostname == "host-1"
     assert clean.readings["p.c"].files["/proc/1/comm"].data == b"systemd\n"
     assert clean.readings["p.c"].files["/proc/9/comm"].data == b"program-1\n"
-    assert clean.readings["p.c"].files["/proc/cmdline"].data == b"root=masked iommu=pt\n"
+    assert clean.readings["p.c"].files["/proc/cmdline"].data == b"masked iommu=pt\n"
     assert clean.readings["p.l"].entries["/x"].target == "/home/user-1/x"
 
 
@@ -129,3 +129,33 @@ def test_configuration_keeps_limits_and_loses_secrets() -> None:
     assert masked_file("/etc/systemd/system/slurmd.service.d/x.conf", text) == (
         "[Service]\nLimitMEMLOCK=infinity\nEnvironment=masked\nExecStart=masked\n"
     )
+
+
+def test_what_the_kernel_tells_of_init_goes() -> None:
+    text = (
+        "[    0.000000] Command line: quiet ks=http://x -- --addr 0.0.0.0\n"
+        "[    0.100000] Kernel command line: quiet root=/dev/sda1\n"
+        '[    0.200000] Unknown kernel command line parameters "ks=http://x", will be passed to user space.\n'
+        "[    1.000000] Run /secret-init as init process\n"
+        "[    1.000001]   with arguments:\n"
+        "[    1.000002]     /secret-init\n"
+        "[    1.500000] secret-daemon (1): drop_caches: 3\n"
+        "[    1.600000] Out of memory: Killed process 77 (secret-job) total-vm:9kB\n"
+        "[    1.700000] NVRM: Xid (PCI:0000:9b:00): 31, pid=5, name=secret-model, Ch 1\n"
+        "[    2.000000] NVRM: Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus.\n"
+    )
+    clean = masked(text)
+    assert "secret" not in clean
+    assert "addr" not in clean
+    assert "http" not in clean
+    assert "Command line: quiet masked\n" in clean
+    assert "Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus." in clean
+
+
+def test_control_groups_in_paths_are_masked_like_their_names() -> None:
+    path = "/sys/fs/cgroup/system.slice/my-job/cpu.max"
+    reading = Reading(
+        "a.b", Ending.OK, asked=("/sys/fs/cgroup/*/*/cpu.max",), files={path: FileState(Ending.OK, b"max")}
+    )
+    clean = redact(Snapshot(Manifest(1, "t", "sh", 0, 0, "node-1", 0), {"a.b": reading})).readings["a.b"]
+    assert list(clean.files) == ["/sys/fs/cgroup/system.slice/group-1/cpu.max"]
