@@ -342,7 +342,7 @@ def cgroup_limit(limit: int | None, info: MemInfo, expect: Expect) -> Finding:
 
     Where it may not, sizes on this page that speak of the host are not what a job in this group gets.
     """
-    if limit is None:
+    if limit is None or limit >= info.total_kib * 1024:
         return passed("no control group limits the memory of this session")
     share = limit / 1024 / info.total_kib * 100
     say = f"this session may use {limit / 2**30:.1f} of {info.total_kib / 2**20:.1f} GiB"

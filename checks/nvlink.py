@@ -240,4 +240,5 @@ def _joined(row: TopologyRow, others: Sequence[int]) -> tuple[int, ...]:
 def _links_in_words(numbers: tuple[int, ...]) -> str:
     if not numbers:
         return "no NVLink"
-    return " and ".join(f"{number} NVLinks to {times} GPUs" for number, times in Counter(numbers).items())
+    peers = Counter(numbers).items()
+    return " and ".join(f"{number} NVLinks to {times} other GPU{'s' * (times > 1)}" for number, times in peers)

@@ -113,16 +113,18 @@ def gpus(smi: SmiLog | Unavailable, nvml: NvmlLog | Unavailable, pci: PciTree | 
 
     Raises:
         NotApplicable: neither was asked, and the PCI bus holds no NVIDIA GPU, or only those that guests have.
-        Unavailable: neither answered.
+        Unavailable: neither answered, or they list none although the bus holds some.
     """
-    if isinstance(smi, Unavailable) and isinstance(nvml, Unavailable) and isinstance(pci, PciTree):
-        if not {smi.ending, nvml.ending} <= {Ending.ABSENT.value, Ending.NOT_COLLECTED.value}:
-            raise smi
-        if not pci.gpus:
-            raise NotApplicable("this host has no NVIDIA GPU")
-        if all(gpu.is_passed_through for gpu in pci.gpus):
-            raise NotApplicable("every NVIDIA GPU is passed through to a guest")
-    return merge(smi, nvml)
+    on_bus = None if isinstance(pci, Unavailable) else [gpu for gpu in pci.gpus if not gpu.is_passed_through]
+    if isinstance(smi, Unavailable) and isinstance(nvml, Unavailable):
+        asked = {smi.ending, nvml.ending} - {Ending.ABSENT.value, Ending.NOT_COLLECTED.value}
+        if on_bus == [] and not asked:
+            given = not isinstance(pci, Unavailable) and pci.gpus
+            raise NotApplicable("every NVIDIA GPU is passed through to a guest" if given else "this host has no NVIDIA GPU")
+    listed = merge(smi, nvml)
+    if not listed and on_bus:
+        raise Unavailable(f"the driver describes none of the {len(on_bus)} NVIDIA GPUs on the PCI bus", SMI.id)
+    return listed
 
 
 SMI_LOG: Fact[SmiLog] = Fact("gpu.smi-log", parse_smi_log, SMI)

@@ -130,11 +130,10 @@ def judge_response(
         if "No devices" in smi.how and isinstance(platform, Platform) and platform.container:
             raise NotApplicable("no GPU was given to this container")
         return Response(answered=False, how=smi.how, seconds=smi.seconds, source=source)
-    if smi.ending is not Ending.TRUNCATED:
-        smi.check()
-        if isinstance(log, Unavailable):
-            raise log
-    return Response(answered=True, how="a list of GPUs", seconds=smi.seconds, source=source)
+    if smi.ending not in (Ending.OK, Ending.TRUNCATED):
+        raise smi.unavailable()
+    fault = log.why if isinstance(log, Unavailable) else "its report stops in the middle" if log.truncated else ""
+    return Response(answered=not fault, how=fault or "a list of GPUs", seconds=smi.seconds, source=source)
 
 
 def gather_faults(gpus: tuple[Gpu, ...], smi: SmiLog | Unavailable, nvml: NvmlLog | Unavailable) -> Sequence[GpuFaults]:

@@ -49,7 +49,9 @@ def response(smi: Reading, log: Any = NONE, nvml: Any = NONE, driver: Driver = L
 def test_a_driver_that_answers() -> None:
     answer = response(SMI, SmiLog(gpus=(GPU,)))
     assert (answer.answered, answer.seconds) == (True, 1.5)
-    assert response(replace(SMI, ending=Ending.TRUNCATED)).answered
+    flood = replace(SMI, ending=Ending.TRUNCATED)
+    assert not response(flood).answered
+    assert not response(flood, SmiLog(gpus=(GPU,), truncated=True)).answered
 
 
 def test_an_exit_status_with_a_list_is_an_answer() -> None:
