@@ -119,8 +119,9 @@ def gpus(smi: SmiLog | Unavailable, nvml: NvmlLog | Unavailable, pci: PciTree | 
     if isinstance(smi, Unavailable) and isinstance(nvml, Unavailable):
         asked = {smi.ending, nvml.ending} - {Ending.ABSENT.value, Ending.NOT_COLLECTED.value}
         if on_bus == [] and not asked:
-            given = not isinstance(pci, Unavailable) and pci.gpus
-            raise NotApplicable("every NVIDIA GPU is passed through to a guest" if given else "this host has no NVIDIA GPU")
+            if not isinstance(pci, Unavailable) and pci.gpus:
+                raise NotApplicable("every NVIDIA GPU is passed through to a guest")
+            raise NotApplicable("this host has no NVIDIA GPU")
     listed = merge(smi, nvml)
     if not listed and on_bus:
         raise Unavailable(f"the driver describes none of the {len(on_bus)} NVIDIA GPUs on the PCI bus", SMI.id)

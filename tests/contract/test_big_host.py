@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from big_host import build
-from support import every_probe
 
+from big_host import build
 from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
 from hostcheck.snapshot.local import collect
 from hostcheck.snapshot.program import program
 from hostcheck.snapshot.reading import Ending
+from support import every_probe
 
 
 @pytest.fixture(scope="module")

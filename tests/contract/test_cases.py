@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support import CASES, Case, cases, host
 
 from hostcheck.audit import all_checks
 from hostcheck.checklist import Checklist
 from hostcheck.coverage import read_proven
 from hostcheck.registry import load_checks
+from support import CASES, Case, cases, host
 
 CHECKS = all_checks(Checklist())
 JUDGED = [case for case in cases() if case.status in ("pass", "fail")]

@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 import pytest
+
 from hostcheck.audit import judge, probes_of
 from hostcheck.checklist import Checklist
 from hostcheck.model import Run, Status

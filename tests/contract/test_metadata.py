@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from support import every_probe
 
 from hostcheck.audit import shipped_layers
 from hostcheck.coverage import row_ids
 from hostcheck.expect import KEYS, shipped_names
 from hostcheck.registry import Check, add, load_checks
 from hostcheck.snapshot.probes import CommandProbe, FileProbe
+from support import every_probe
 
 CHECKS = load_checks()
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import every_probe
 
 from hostcheck.snapshot.archive import read_archive
 from hostcheck.snapshot.local import collect
 from hostcheck.snapshot.probes import CommandProbe, FileProbe, Guard, ListProbe, Probe
 from hostcheck.snapshot.program import program
 from hostcheck.snapshot.reading import Ending, Reading, Snapshot
+from support import every_probe
 
 SHELLS = (["dash"], ["bash"], ["bash", "--posix"], ["busybox", "sh"])
 PROBES: list[Probe] = [

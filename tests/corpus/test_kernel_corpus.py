@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from support import Case
 
 from hostcheck.facts.base import Facts
 from hostcheck.facts.hugepages import parse_plan
@@ -20,6 +19,7 @@ from hostcheck.facts.kernel_log import Kind, Trouble, find_trouble, parse_kernel
 from hostcheck.facts.limits import UNLIMITED, parse_settings, parse_unit_limit
 from hostcheck.facts.memory import MEMINFO, SWAP, parse_meminfo
 from hostcheck.snapshot.local import collect
+from support import Case
 
 CORPUS = Path(os.environ.get("HOSTCHECK_CORPUS") or Path(__file__).parents[3] / "shared" / "corpus")
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="there is no corpus folder; HOSTCHECK_CORPUS names one")

@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 import pytest
-from support import host
 
 from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
@@ -18,6 +17,7 @@ from hostcheck.facts.cpu import cpu_list, parse_cpu_list
 from hostcheck.facts.nvlink_smi import GpuBlock, parse_status, parse_topology
 from hostcheck.model import Result
 from hostcheck.snapshot.reading import Ending, Reading, Snapshot
+from support import host
 
 CORPUS = Path(os.environ.get("HOSTCHECK_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason=f"the corpus of captured outputs is not at {CORPUS}")

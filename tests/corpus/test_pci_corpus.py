@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Case, host
 
 from hostcheck.facts.base import Facts
 from hostcheck.facts.irq import parse_interrupts
@@ -19,6 +18,7 @@ from hostcheck.facts.pci import FUNCTIONS, LINKS, LISTING, PCI, PciTree
 from hostcheck.facts.pci_links import hops
 from hostcheck.model import Result
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot
+from support import Case, host
 
 CORPUS = Path(os.environ.get("HOSTCHECK_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason=f"the corpus of captured outputs is not at {CORPUS}")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
 from hostcheck.facts.gpu_probes import SMI
@@ -46,7 +47,7 @@ SCRIPTS = {
     "has no driver": "echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'; exit 9",
     "prints garbage": "head -c 5000 /dev/urandom",
     "prints nothing": ":",
-    "prints half": "printf '<?xml version=\"1.0\" ?><nvidia_smi_log><driver_version>580.1</driver_version><attached_gpus>2<'",
+    "prints half": 'printf \'<?xml version="1.0" ?><nvidia_smi_log><attached_gpus>2</attached_gpus><gpu id="00\'',
     "floods": "yes",
     "prints 1 GB": "head -c 1000000000 /dev/zero",
     "never returns": "exec sleep 60",

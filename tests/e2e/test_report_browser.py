@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
 
+import runs
 from hostcheck.render.html import render_html
 from hostcheck.render.safe import hidden
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable, need
 from hostcheck.facts import cpu, cpu_load, cpu_power, cpu_text
@@ -18,6 +17,7 @@ from hostcheck.facts.cpu import CpuTopology, cpu_list, parse_cpu_list, parse_iso
 from hostcheck.facts.platform import CLOCKSOURCE_PROBE, CPUINFO_PROBE, HOST_PROBE
 from hostcheck.snapshot.probes import FileProbe
 from hostcheck.snapshot.reading import Ending, FileState, Reading
+from support import sample
 
 CPU = "/sys/devices/system/cpu"
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.base import Facts
@@ -19,6 +18,7 @@ from hostcheck.facts.gpu_driver import parse_information, parse_pairs, parse_ver
 from hostcheck.facts.gpu_merge import fill
 from hostcheck.facts.gpu_types import Pcie
 from hostcheck.snapshot.reading import Ending, FileState, Manifest, Reading, Snapshot
+from support import sample
 
 SAMPLES = Path(__file__).parent / "samples"
 XML = (SAMPLES / "h200-smi-q-x.xml").read_bytes()

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.gpu import NvmlLog
 from hostcheck.facts.nvml_parts import Reader
 from hostcheck.facts.nvml_read import parse_nvml
 from hostcheck.snapshot import nvml
+from support import sample
 
 REPORT = (Path(__file__).parent / "samples" / "h200-nvml.json").read_text("utf-8")
 

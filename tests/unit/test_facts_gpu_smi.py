@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable, need
 from hostcheck.facts.gpu import REASONS, TIMED_REASONS, Gpu
 from hostcheck.facts.smi_text import parse_text
 from hostcheck.facts.smi_xml import parse_xml
+from support import sample
 
 SAMPLES = Path(__file__).parent / "samples"
 H200_XML = (SAMPLES / "h200-smi-q-x.xml").read_text("utf-8")

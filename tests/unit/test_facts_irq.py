@@ -7,13 +7,13 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.cpu import CpuTopology, NumaNode
 from hostcheck.facts.irq import AFFINITY_PROBE, DeviceIrqs, Irq, _irq, _near, parse_interrupts
 from hostcheck.facts.pci import PciFunction
 from hostcheck.snapshot.reading import Ending, FileState, Reading
+from support import sample
 
 
 def function(node: int | Unavailable = 0) -> PciFunction:

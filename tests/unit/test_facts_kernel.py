@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts import kernel, limits
@@ -19,6 +18,7 @@ from hostcheck.facts.limits import UNLIMITED, Limit
 from hostcheck.facts.pci import PciTree
 from hostcheck.snapshot.probes import FileProbe
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Reading
+from support import sample
 
 PARSERS: list[Callable[[str], Any]] = [
     kernel.parse_cmdline,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import Unavailable
 from hostcheck.facts.kernel_log import (
@@ -18,6 +17,7 @@ from hostcheck.facts.kernel_log import (
     read_kernel_log,
 )
 from hostcheck.snapshot.reading import Ending, Reading
+from support import sample
 
 SAMPLE = sample(parse_kernel_log)
 BOOT = "[    0.000000] Linux version 6.8.0 (gcc) #1 SMP\n"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts import edac, hugepages, memory
@@ -21,6 +20,7 @@ from hostcheck.facts.memory import MemInfo
 from hostcheck.facts.platform import HOST_PROBE
 from hostcheck.snapshot.probes import FileProbe
 from hostcheck.snapshot.reading import Ending, FileState, Reading
+from support import sample
 
 PARSERS: list[Callable[[str], Any]] = [
     memory.parse_meminfo,

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.gpu_types import Fabric, Gpu, Mig
 from hostcheck.facts.nvlink import LinkCounter, merge_errors, merge_links
 from hostcheck.facts.nvlink_smi import Link, parse_errors, parse_status, parse_topology
 from hostcheck.snapshot.reading import Ending, Reading
+from support import sample
 
 PARSERS = (parse_status, parse_errors, parse_topology)
 FIRST, SECOND = "GPU-11111111-2222-3333-4444-555555555555", "GPU-9667d95e-6d22-0c22-1f57-c481f13e7c44"

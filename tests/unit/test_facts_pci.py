@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.aer import AER, ERRORS, parse_aer
@@ -32,6 +31,7 @@ from hostcheck.facts.pci import (
 from hostcheck.facts.pci_links import gpu_links, hops
 from hostcheck.facts.platform import Platform
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot
+from support import sample
 
 ROOT_PORT = "0000:15:01.0"
 UP, DOWN, DOWN2, GPU, NIC = "0000:16:00.0", "0000:17:01.0", "0000:17:02.0", "0000:19:00.0", "0000:1a:00.0"

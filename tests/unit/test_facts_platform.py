@@ -9,7 +9,6 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import host, sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.base import Facts
@@ -28,6 +27,7 @@ from hostcheck.facts.platform import (
 )
 from hostcheck.snapshot.probes import FileProbe
 from hostcheck.snapshot.reading import Ending, FileState, Manifest, Reading, Snapshot
+from support import host, sample
 
 DMI = "/sys/class/dmi/id/"
 TREE = "/sys/firmware/devicetree/base/"

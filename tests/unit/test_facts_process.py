@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import Unavailable
 from hostcheck.facts.base import Facts
 from hostcheck.facts.process import DAEMONS, NAMES_PROBE, SOCKETS_PROBE, Daemons, parse_name
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot
+from support import sample
 
 
 def snapshot(names: dict[int, str | Ending], sockets: tuple[str, ...] = ()) -> Snapshot:

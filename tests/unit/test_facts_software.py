@@ -8,7 +8,6 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.base import Facts
@@ -27,6 +26,7 @@ from hostcheck.facts.software import (
     parse_toolkit_version,
 )
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot
+from support import sample
 
 LIB = "/usr/lib/x86_64-linux-gnu"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-import runs
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runs
 from hostcheck.model import Actor, Finding, ProbeEnding, Result, Run, Severity, Status, Waiver, exit_code
 from hostcheck.render import group, words
 

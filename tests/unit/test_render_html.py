@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
-import runs
 
+import runs
 from hostcheck.render.html import render_html
 from hostcheck.render.templates import link
 

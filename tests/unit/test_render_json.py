@@ -9,8 +9,8 @@ from importlib.resources import files
 
 import jsonschema
 import pytest
-import runs
 
+import runs
 from hostcheck.errors import HostcheckError
 from hostcheck.model import exit_code
 from hostcheck.render.json import read_json, render_json

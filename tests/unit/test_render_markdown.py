@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import runs
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+import runs
 from hostcheck.render.markdown import code, escape, fence, render_markdown
 from hostcheck.render.safe import safe
 

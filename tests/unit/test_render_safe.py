@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-import runs
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runs
 from hostcheck.render.safe import ascii_only, clip, hidden, json_safe, safe, safe_lines
 
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+import runs
 from hostcheck.model import Actor, Run
 from hostcheck.render import FORMATS, page, render
 from hostcheck.render.safe import hidden

@@ -8,13 +8,13 @@ from importlib.resources import files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import sample
 
 from hostcheck.errors import Unavailable
 from hostcheck.facts.gpu_types import Gpu
 from hostcheck.facts.kernel_log import KernelLog, LogLine, parse_kernel_log
 from hostcheck.facts.xid import Xid, parse_xids, policy, read_policy, read_xids
 from hostcheck.model import Actor, Severity
+from support import sample
 
 RECORD = "NVRM: Xid (PCI:0000:9b:00): 119, pid=2024380, name=nvidia-smi, Timeout after 6s of waiting for RPC response"
 
