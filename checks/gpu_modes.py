@@ -18,8 +18,9 @@ PERSISTENCE = Key("gpu.persistence-mode", bool)
 COMPUTE_MODE = Key("gpu.compute-mode", str, words=("Default", "Exclusive_Process", "Exclusive_Thread", "Prohibited"))
 
 _PERSIST = (
-    "systemctl enable --now nvidia-persistenced (package nvidia-persistenced or nvidia-compute-utils; its unit must "
-    "not carry --no-persistence-mode). Without the daemon: nvidia-smi -pm 1, which is lost at the next reboot."
+    "systemctl enable --now nvidia-persistenced\n"
+    "# package nvidia-persistenced or nvidia-compute-utils; its unit must not carry --no-persistence-mode\n"
+    "# without the daemon: nvidia-smi -pm 1, which is lost at the next reboot"
 )
 _PERSISTENCE_ROWS = ["os-persistence-mode"]
 

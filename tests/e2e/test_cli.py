@@ -203,3 +203,14 @@ def test_redacted_is_said_and_holds_no_name(tmp_path: Path) -> None:
     run = json.loads(hostcheck("audit", "--from", str(path), "--format", "json").stdout)
     assert run["host"]["redacted"] is True
     assert run["host"]["name"] == "host-1"
+
+
+def test_the_checklist_of_the_readme_is_right(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    path = tmp_path / "nodes.toml"
+    path.write_text(readme.split("```toml\n")[1].split("```")[0])
+    recorded = Path(__file__).parents[1] / "hosts/h200x2.tar.gz"
+    done = hostcheck("audit", "--from", str(recorded), "--checklist", str(path), "--format", "json")
+    run = json.loads(done.stdout)
+    assert run["checklist"] == "training nodes"
+    assert {r["id"]: r["status"] for r in run["results"]}["site.hung-task-timeout"] == "pass"
