@@ -231,4 +231,5 @@ def _process(text: str) -> tuple[str, str]:
     return ("" if name == "<unknown>" else name), text[found.end() :].strip()
 
 
-XIDS: Fact[XidLog] = Fact("gpu.xids", read_xids, KERNEL_LOG, Optional(GPUS))
+# The GPUs come first, so that on a host without any the question does not arise, whether the log can be read or not.
+XIDS: Fact[XidLog] = Fact("gpu.xids", lambda gpus, log: read_xids(log, gpus), Optional(GPUS), KERNEL_LOG)
