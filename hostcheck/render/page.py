@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from hostcheck.render.safe import ascii_only, clip, safe, safe_lines
@@ -81,12 +80,16 @@ class Page:
 
     def text(self) -> str:
         """Return the page."""
+        if not self._color:
+            return "".join(f"{line.plain}\n" for line in self._lines)
+        # Half of what loading the text form costs; without colours there is nothing for it to do.
+        from rich.console import Console
+
         console = Console(
             file=io.StringIO(),
             width=10_000,
-            force_terminal=self._color,
-            color_system="standard" if self._color else None,
-            no_color=not self._color,
+            force_terminal=True,
+            color_system="standard",
             markup=False,
             highlight=False,
             emoji=False,
