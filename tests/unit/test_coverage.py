@@ -154,7 +154,7 @@ def test_what_is_proven_is_read_from_the_package() -> None:
 
 def test_importing_reads_nothing() -> None:
     code = "import hostcheck.coverage as c; assert c._read.cache_info().currsize == 0; assert len(c.ROWS) == 352"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 def test_there_is_nothing_else_in_the_module() -> None:

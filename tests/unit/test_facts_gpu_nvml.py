@@ -206,7 +206,9 @@ def test_where_no_gpu_can_be_counted_there_is_no_empty_list(question: str, code:
 
 
 def test_the_child_process_prints_one_report_whatever_is_there() -> None:
-    done = subprocess.run([sys.executable, "-m", "hostcheck.snapshot.nvml"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "hostcheck.snapshot.nvml"], capture_output=True, text=True, check=True
+    )
     report = json.loads(done.stdout)
     assert report["schema"] == 1
     assert "error" in report or "gpus" in report

@@ -61,7 +61,9 @@ def test_schema_is_a_schema_and_the_committed_one() -> None:
 
 
 def test_schema_is_printed() -> None:
-    printed = subprocess.run([sys.executable, "-m", "hostcheck.schema"], check=True, capture_output=True, text=True)
+    printed = subprocess.run(
+        [sys.executable, "-P", "-m", "hostcheck.schema"], check=True, capture_output=True, text=True
+    )
 
     assert printed.stdout == schema_text()
 

@@ -259,7 +259,7 @@ def test_only_the_renderer_that_is_asked_for_is_loaded() -> None:
     )
     loaded = {}
     for format in FORMATS:
-        command = [sys.executable, "-c", program, format]
+        command = [sys.executable, "-P", "-c", program, format]
         ended = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(TESTS)})
         loaded[format] = ended.stdout.split()
 
