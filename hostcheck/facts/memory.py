@@ -24,7 +24,10 @@ INFO_PROBE = FileProbe("memory.info", ("/proc/meminfo", "/proc/swaps"))
 VMSTAT_PROBE = FileProbe("memory.vmstat", ("/proc/vmstat",), twice=True)
 CGROUP_PROBE = FileProbe(
     "memory.cgroup",
-    (*(f"{_CGROUP}{depth}/memory.max" for depth in _DEPTHS), f"{_CGROUP}/memory/memory.limit_in_bytes"),
+    (
+        *(f"{_CGROUP}{depth}/memory.max" for depth in _DEPTHS),
+        *(f"{_CGROUP}/memory{'/*' * depth}/memory.limit_in_bytes" for depth in range(5)),
+    ),
     limit=256,
     total=1 * MIB,
 )
@@ -272,11 +275,16 @@ def read_cgroup_limit(cgroup: Reading, host: Reading) -> int | None:
     groups = dict(line.split(":", 2)[1:] for line in _lines(host, "/proc/self/cgroup") if line.count(":") >= 2)
     if "memory" in groups:  # the first hierarchy, in which a container sees its own group at the top
         top = _limit(cgroup, f"{_CGROUP}/memory/memory.limit_in_bytes")
-        inner = groups["memory"] if top is None else "/"
-        return top if inner == "/" else _limit(cgroup, f"{_CGROUP}/memory{inner}/memory.limit_in_bytes")
+        parts = [part for part in groups["memory"].split("/") if part] if top is None else []
+        above = [f"{_CGROUP}/memory{_joined(parts[:n])}/memory.limit_in_bytes" for n in range(len(parts) + 1)]
+        return min((limit for path in above if (limit := _limit(cgroup, path)) is not None), default=None)
     parts = [part for part in groups.get("", "/").split("/") if part and part != ".."]
-    above = [f"{_CGROUP}{''.join(f'/{part}' for part in parts[:n])}/memory.max" for n in range(len(parts) + 1)]
+    above = [f"{_CGROUP}{_joined(parts[:n])}/memory.max" for n in range(len(parts) + 1)]
     return min((limit for path in above if (limit := _limit(cgroup, path)) is not None), default=None)
+
+
+def _joined(parts: list[str]) -> str:
+    return "".join(f"/{part}" for part in parts)
 
 
 def _lines(host: Reading, path: str) -> list[str]:
