@@ -14,6 +14,8 @@ from hostcheck.expect import Key, shipped_names, suggest
 from hostcheck.registry import Check, load_checks
 from hostcheck.snapshot.probes import CommandProbe, Probe
 
+_SHOWN = 3
+
 
 @click.command("explain")
 @click.argument("name", type=CheckId(), metavar="CHECK")
@@ -44,7 +46,7 @@ def explain(check: Check) -> list[str]:
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
     if check.keys:
         lines += ["Expects", *(f"  {line}" for key in check.keys for line in _values(key)), ""]
-    lines += ["Reads", *(f"  {line}" for probe in probes_of([check]) for line in _reads(probe))]
+    lines += ["Reads", *(f"  {probe.id:20} {_reads(probe, check.id)}" for probe in probes_of([check]))]
     if check.rows:
         lines += [
             "",
@@ -69,8 +71,11 @@ def _values(key: Key) -> Iterator[str]:
         yield f"{key.name}: nothing by itself; set it in a site file, a checklist or with --set"
 
 
-def _reads(probe: Probe) -> list[str]:
+def _reads(probe: Probe, id: str) -> str:
+    """Say what a probe reads; of many paths those first that share a word with the check's name."""
     if isinstance(probe, CommandProbe):
-        what = " ".join(probe.argv) or f"python -m {probe.local_module}"
-        return [f"{what}  (at most {probe.seconds:g} s)"]
-    return list(probe.paths)
+        return " ".join(probe.argv) or f"python -m {probe.local_module}"
+    words = id.partition(".")[2].split("-")
+    paths = sorted(probe.paths, key=lambda path: not any(word in path.rpartition("/")[2] for word in words))
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return f"{', '.join(paths[:_SHOWN])}{more}"
