@@ -98,7 +98,11 @@ def recovery_action(gpu: Gpu, expect: Expect) -> Finding:
     """
     action = gpu.recovery_action
     if isinstance(action, Unavailable):
-        action = "Reset" if need(gpu.reset_required) else "Drain and Reset" if _drain(gpu) else "None"
+        # Drivers before 560 tell the same by two flags.
+        drain = gpu.drain_and_reset_recommended
+        action = "Reset" if need(gpu.reset_required) else "None"
+        if action == "None" and not isinstance(drain, NotApplicable) and need(drain):
+            action = "Drain and Reset"
     action = need(action)
     if action == "None":
         return passed("the driver asks for nothing", action)
@@ -107,10 +111,6 @@ def recovery_action(gpu: Gpu, expect: Expect) -> Finding:
         f"the driver asks for: {action}", action, wanted="None", fix=step.format(index=gpu.index), actor=actor
     )
     return graded(finding, severity)
-
-
-def _drain(gpu: Gpu) -> bool:
-    return gpu.drain_and_reset_recommended is True
 
 
 @check(each(REPLAYS), id="gpu.pcie-replays", severity=Severity.MEDIUM, rows=["x-os-pcie-link"], keys=[REPLAY_RATE])
