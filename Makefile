@@ -3,7 +3,7 @@ PYTHON ?= $(shell sh scripts/find-python)
 PIP = .venv/bin/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: help audit test lint types docs wheel wheel-test bench clean
+.PHONY: help audit test lint types docs wheel wheel-test bench bench-fleet clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
@@ -31,6 +31,9 @@ wheel-test: ## run the tests against the installed wheel on each Python that is 
 
 bench: .venv/installed ## print what hostcheck costs on this host
 	@.venv/bin/python benchmarks/audit.py
+
+bench-fleet: .venv/dev ## print what a fleet costs, beside clush and ansible (as root)
+	@.venv/bin/python benchmarks/fleet.py
 
 clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

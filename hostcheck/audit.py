@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from hostcheck.checklist import Checklist
 from hostcheck.engine import chosen_ids, evaluate
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
+from hostcheck.facts.base import Facts
 from hostcheck.model import Run, Severity
 from hostcheck.registry import Check, load_checks
 from hostcheck.snapshot.probes import Probe
@@ -56,7 +58,8 @@ def read_site(path: Path | None) -> list[Layer]:
         raise HostcheckError(f"{chosen}: not a text file (UTF-8)") from None
 
 
-def shipped_layers(role: str, *, gpus: bool) -> list[Layer]:
+@cache
+def shipped_layers(role: str, *, gpus: bool) -> tuple[Layer, ...]:
     """Return our own layers in order: defaults, architecture and GPU model, platform, role.
 
     Args:
@@ -69,12 +72,12 @@ def shipped_layers(role: str, *, gpus: bool) -> list[Layer]:
         from hostcheck.gpu_table import layers
 
         models = layers()
-    return [
+    return (
         *(shipped_layer(name) for name in shipped_names("defaults")),
         *models,
         *(shipped_layer(name) for name in shipped_names("platform")),
         shipped_layer(f"role/{role}"),
-    ]
+    )
 
 
 def judge(
@@ -84,6 +87,7 @@ def judge(
     site: Iterable[Layer] = (),
     fail_on: Severity = Severity.MEDIUM,
     today: dt.date | None = None,
+    facts: Facts | None = None,
 ) -> Run:
     """Judge a snapshot by a checklist, our layers and a site's.
 
@@ -93,9 +97,16 @@ def judge(
         site: layers over ours and under the checklist's.
         fail_on: failures below this severity do not count.
         today: the day on which waivers must still hold; the snapshot's own where none is given.
+        facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
     asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml")}
     layers = [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
     return evaluate(
-        snapshot, checklist, load_checks(), layers, fail_on=fail_on, today=today.isoformat() if today else None
+        snapshot,
+        checklist,
+        load_checks(),
+        layers,
+        fail_on=fail_on,
+        today=today.isoformat() if today else None,
+        facts=facts,
     )

@@ -26,6 +26,7 @@ def evaluate(
     *,
     fail_on: Severity = Severity.MEDIUM,
     today: str | None = None,
+    facts: Facts | None = None,
 ) -> Run:
     """Judge one snapshot.
 
@@ -36,8 +37,9 @@ def evaluate(
         layers: shipped expectation layers, earliest first; those of the checklist come on top.
         fail_on: failures below this severity do not count.
         today: ISO date on which waivers are held against; the snapshot's own day where none is given.
+        facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
-    facts = Facts(snapshot)
+    facts = facts or Facts(snapshot)
     host_traits = traits(facts)
     taken = dt.datetime.fromtimestamp(snapshot.manifest.time, dt.UTC)
     today = today or taken.date().isoformat()

@@ -362,7 +362,13 @@ class Expectation:
     @property
     def view(self) -> Expected:
         """The form in which a finding carries it."""
-        return Expected(text=self.matcher.words(self.key.unit), key=self.key.name, layer=self.layer, source=self.source)
+        return Expected(
+            text=self.matcher.words(self.key.unit),
+            key=self.key.name,
+            layer=self.layer,
+            source=self.source,
+            unit=self.key.unit,
+        )
 
     def judge(
         self,

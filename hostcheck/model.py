@@ -241,3 +241,85 @@ def nagios_code(run: Run) -> int:
         for finding in result.findings
     )
     return 2 if severe else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absentee:
+    """A host of a fleet that could not be judged.
+
+    Attributes:
+        name: the host, as the user named it.
+        reach: how the attempt ended, such as "unreachable", "denied", "host key", "timeout".
+        why: one line: what was tried, and what to do.
+    """
+
+    name: str
+    reach: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A fact that ought to be the same on equal hosts, and is not.
+
+    Attributes:
+        fact: its label, such as "NVIDIA driver".
+        group: what the compared hosts have in common, such as "8 x NVIDIA H100 80GB HBM3".
+        majority: the value that most have, and `majority_hosts` how many.
+        minorities: other value to the hosts that have it.
+    """
+
+    fact: str
+    group: str
+    majority: str
+    majority_hosts: int
+    minorities: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlier:
+    """A host whose number lies far from those of its equals.
+
+    Attributes:
+        host, subject: whose number it is.
+        measure: what was compared, with its unit, such as "nvidia-smi -q -x, s".
+        value, median, deviations: the number, that of its equals, and how many robust deviations lie between them.
+        group: what the compared hosts have in common.
+    """
+
+    host: str
+    subject: str
+    measure: str
+    value: float
+    median: float
+    deviations: float
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetRun:
+    """Many hosts' audits, and what only shows between them.
+
+    Attributes:
+        runs: one for each host that answered, by name as the user knows it.
+        absent: hosts that could not be judged.
+        differences, outliers: between hosts.
+        fail_on: as of each run.
+    """
+
+    tool: str
+    taken: str
+    fail_on: Severity
+    runs: dict[str, Run]
+    absent: tuple[Absentee, ...]
+    differences: tuple[Difference, ...]
+    outliers: tuple[Outlier, ...]
+    schema: int = SCHEMA
+
+
+def fleet_exit_code(fleet: FleetRun) -> int:
+    """Return 1 if a host has a counted failure, else 3 if one is absent or undetermined, or none was judged, else 0."""
+    codes = {exit_code(run) for run in fleet.runs.values()}
+    if 1 in codes:
+        return 1
+    return 3 if 3 in codes or fleet.absent or not fleet.runs else 0

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from hostcheck.cli.audit_fleet import Remote, remote_options
+from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import CheckId, clear_progress, progress, write
+from hostcheck.cli.options import clear_progress, progress
+from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.facts.gpu_probes import NVML, SMI
-from hostcheck.model import Severity, exit_code, nagios_code
-from hostcheck.render import FORMATS, render
+from hostcheck.render import FORMATS
 from hostcheck.snapshot.local import INTERRUPTED as NOTE
 from hostcheck.snapshot.local import Commands, begin, collect
 
@@ -27,27 +28,9 @@ if TYPE_CHECKING:
 
 
 @click.command("audit")
+@click.argument("targets", nargs=-1)
 @click.option("--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Judge a saved snapshot.")
-@click.option("--checklist", "path", type=click.Path(path_type=Path), metavar="FILE", help="Judge by this checklist.")
-@click.option(
-    "--site",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    envvar="HOSTCHECK_SITE",
-    help="Expectations of this site.  [default: /etc/hostcheck/site.toml where it exists]",
-)
-@click.option("--role", metavar="ROLE", help="What the host is for: training (default), inference or latency.")
-@click.option("--only", multiple=True, type=CheckId(), help="Run only these checks, such as gpu or 'memory.thp-*'.")
-@click.option("--skip", multiple=True, type=CheckId(), help="Leave these checks out; the report says so.")
-@click.option("--require", multiple=True, type=CheckId(), help="These checks must pass, or the exit code is 3.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one expectation.")
-@click.option(
-    "--fail-on",
-    type=click.Choice([str(level) for level in Severity]),
-    default=Severity.MEDIUM.value,
-    show_default=True,
-    help="Count failures, and what is unknown, from this severity on.",
-)
+@judging_options
 @click.option(
     "--window",
     type=click.FloatRange(0, 3600),
@@ -59,27 +42,27 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--exit-style", type=click.Choice(("plain", "nagios")), default="plain", help="Meaning of the exit code.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
+@remote_options
 @click.pass_context
 def command(
     ctx: click.Context,
+    targets: tuple[str, ...],
     source: Path | None,
-    path: Path | None,
-    site: Path | None,
-    role: str | None,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    require: tuple[str, ...],
-    settings: tuple[str, ...],
-    fail_on: str,
+    judging: Judging,
     window: float,
     style: str | None,
     output: Path | None,
     exit_style: str,
     verbose: bool,
+    remote: Remote,
 ) -> None:
-    """Judge this host, or a saved snapshot, against the checklist.
+    """Judge this host, others over SSH, or a saved snapshot, against the checklist.
 
-    Reads only; changes nothing. As root it sees more; what could not be read is reported as unknown, never as good.
+    Reads only; changes nothing, and installs nothing anywhere. As root it sees more; what could not be read is reported
+    as unknown, never as good.
+
+    TARGETS are node sets, [user@]host[:port], IPv6 addresses in brackets, groups of ClusterShell, or - for standard
+    input. Without any, it is this host. The results of several are kept in a run directory.
 
     \b
     hostcheck audit                                 this host, for people
@@ -87,69 +70,34 @@ def command(
     hostcheck audit --only gpu --only nvlink        some checks
     hostcheck audit --set memory.swappiness=10      another expectation
     hostcheck audit --from node7.tar.gz             a snapshot of `hostcheck collect`
+    hostcheck audit root@gpu07                      another host, over SSH
+    hostcheck audit 'gpu[01-64,70]' @rack2          many
+    hostcheck audit -i inventory.yml --limit gpu    an Ansible inventory
+    hostcheck audit --resume hostcheck-runs/DIR     only the hosts that have not answered yet
     """
-    begun = begin((SMI, NVML), window=window) if not (source or only or skip or path) else None
-    try:
-        from hostcheck.audit import judge, read_site
+    view = View(style=style, output=output, verbose=verbose, nagios=exit_style == "nagios")
+    if remote.asked(targets):
+        if source is not None:
+            raise HostcheckError("--from judges a saved snapshot, TARGETS are asked now: one or the other")
+        from hostcheck.cli.audit_fleet import audit_fleet
 
-        checklist = _checklist(path, role, only, skip, require, settings)
-        layers = read_site(site)
+        ctx.exit(audit_fleet(targets, remote, judging, view, window=window))
+    begun = begin((SMI, NVML), window=window) if not (source or judging.only or judging.skip or judging.path) else None
+    try:
+        from hostcheck.audit import judge
+
+        checklist = judging.checklist()
+        layers = judging.layers()
         snapshot = _snapshot(source, checklist, window, begun)
     except BaseException:
         if begun:
             begun.stop()
         raise
-    run = judge(snapshot, checklist, site=layers, fail_on=Severity(fail_on), today=dt.date.today())
-    if output is None:
-        text = render(run, style or "text", verbose=verbose)
-    else:
-        text = render(run, style or _style(output), verbose=verbose, color=False, width=100, ascii=False)
-    write(output or Path("-"), text.encode("utf-8", "replace"))
+    code = view.run(judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today()))
     if any(reading.note == NOTE for reading in snapshot.readings.values()):
         click.echo("hostcheck: interrupted; what had not been read by then is unknown above", err=True)
         ctx.exit(INTERRUPTED)
-    ctx.exit(nagios_code(run) if exit_style == "nagios" else exit_code(run))
-
-
-def _style(output: Path | None) -> str:
-    suffix = output.suffix.lstrip(".") if output else ""
-    return {"htm": "html", "markdown": "md"}.get(suffix, suffix) if suffix in (*FORMATS, "htm", "markdown") else "text"
-
-
-def _checklist(
-    path: Path | None,
-    role: str | None,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    require: tuple[str, ...],
-    settings: tuple[str, ...],
-) -> Checklist:
-    from hostcheck.audit import all_checks
-    from hostcheck.checklist import Checklist, read_checklist, read_setting
-    from hostcheck.expect import shipped_names
-    from hostcheck.registry import load_checks, select
-
-    checks = load_checks()
-    roles = [name.split("/", 1)[1] for name in shipped_names("role")]
-    if role is not None and role not in roles:
-        raise HostcheckError(f"--role {role}: none of {', '.join(roles)}")
-    checklist = Checklist()
-    if path is not None:
-        from hostcheck.coverage import row_ids
-
-        checklist = read_checklist(path, checks, row_ids(), roles)
-    known = all_checks(checklist)
-    select(known, (*only, *skip))
-    required = select(known, require)
-    return replace(
-        checklist,
-        role=role or checklist.role,
-        only=only or checklist.only,
-        skip=(*checklist.skip, *skip),
-        require=tuple(sorted({*checklist.require, *required})),
-        layers=(*checklist.layers, *(read_setting(text) for text in settings)),
-        who={"only": "--only" if only else str(path), "skip": "--skip" if skip else str(path)},
-    )
+    ctx.exit(code)
 
 
 def _snapshot(source: Path | None, checklist: Checklist, window: float, begun: Commands | None) -> Snapshot:

@@ -13,7 +13,8 @@ from hostcheck import __version__
 from hostcheck.errors import HostcheckError
 
 COMMANDS = {
-    "audit": "Judge this host, or a saved snapshot, against the checklist.",
+    "audit": "Judge this host, others over SSH, or a saved snapshot, against the checklist.",
+    "fleet": "Show what a fleet answered, from its run directory.",
     "collect": "Take a snapshot of this host, to be judged later or elsewhere.",
     "list": "List the checks.",
     "explain": "Explain one check: what it reads, what it expects, and why.",
@@ -58,6 +59,7 @@ def cli() -> None:
     \b
     hostcheck audit                     judge this host
     hostcheck audit -o report.html      the same as a page
+    hostcheck audit 'gpu[01-64]'        many hosts, over SSH, with nothing installed on them
     hostcheck explain gpu.ecc-mode      why one check matters, and what it reads
 
     Exit codes: 0 no counted failure; 1 a failure; 2 bad usage or input; 3 no failure, but something could not be

@@ -20,7 +20,7 @@ def render_json(run: Run) -> str:
     try:
         encoded = msgspec.json.encode(run)
     except UnicodeEncodeError:
-        encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(run)))
+        encoded = msgspec.json.encode(encodable(msgspec.to_builtins(run)))
     return json_safe(msgspec.json.format(encoded, indent=2).decode()) + "\n"
 
 
@@ -43,12 +43,12 @@ class _Version(msgspec.Struct):
     schema: int
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
     """Return the same with what UTF-8 cannot hold (parts of broken UTF-16 or undecodable bytes) as question marks."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
-        return {_encodable(key): _encodable(each) for key, each in value.items()}
+        return {encodable(key): encodable(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_encodable(each) for each in value]
+        return [encodable(each) for each in value]
     return value

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from hostcheck.model import Run
+from hostcheck.model import FleetRun, Run
 from hostcheck.render import fold, group, safe, words
 
 _PACKAGE = "hostcheck.reports"
@@ -32,13 +32,18 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def fill(
-    template: str, run: Run, finish: Callable[[str], str], filters: dict[str, Callable[..., Any]], *, html: bool
+    template: str,
+    run: Run | FleetRun,
+    finish: Callable[[str], str],
+    filters: dict[str, Callable[..., Any]],
+    *,
+    html: bool,
 ) -> str:
     """Return a template of `hostcheck.reports`, filled in with a run.
 
     Args:
         template: its file name.
-        run: what to show.
+        run: what to show; its name in the template is "run".
         finish: applied to every text that the template writes, unless a filter has returned it as Markup.
         filters: further filters of this format.
         html: whether what is written is escaped for HTML after that.

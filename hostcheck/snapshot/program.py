@@ -41,26 +41,21 @@ def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
         "uptime=$up",
         "",
         *(line for probe in chosen for line in _lines(probe, probe.id)),
-        f"settle {_limits(chosen)}",
+        "settle",
         "",
     ]
     if again:
         lines += [f"sleep {pause}"] if pause else []
         lines += [line for probe in again for line in _again(probe)]
-        lines += [f"settle {_limits(again)}", ""]
+        lines += ["settle", ""]
     lines += [
         "hostname=unknown",
         "read -r hostname </proc/sys/kernel/hostname",
-        'cat >"$dir/manifest" <<END',
-        f"schema={SCHEMA}",
-        f"tool={__version__}",
-        "producer=sh",
-        "time=$(date +%s)",
-        "uptime=$uptime",
-        "hostname=$hostname",
-        "uid=$(id -u)",
-        "complete=1",
-        "END",
+        "user",
+        "printf '%s\\n' "
+        f'schema={SCHEMA} tool={__version__} producer=sh "time=$(date +%s)" '
+        '"uptime=$uptime" "hostname=$hostname" "uid=$uid" complete=1 >"$dir/manifest"',
+        'room 65536 || fail "$dir became full while the host was read"',
         "if command -v gzip >/dev/null 2>&1; then",
         '    tar -cf - -C "$dir" manifest p | gzip -c',
         "else",
@@ -75,17 +70,11 @@ def _runs(probe: Probe) -> bool:
     return not (isinstance(probe, CommandProbe) and probe.local_module)
 
 
-def _limits(probes: Iterable[Probe]) -> str:
-    return " ".join(str(limit) for limit in sorted({math.ceil(probe.seconds) for probe in probes if _runs(probe)}))
-
-
 def _again(probe: FileProbe | CommandProbe) -> list[str]:
     """Return the second sample of a probe, taken only if the first one was."""
     return [
-        f"if grep -q '^ok ' \"$dir/p/{probe.id}/status\"; then",
+        f"if answered {probe.id}; then",
         f"    {_start(probe, f'{probe.id}/2')}",
-        "else",
-        f'    rm -rf "$dir/p/{probe.id}/2"',
         "fi",
     ]
 

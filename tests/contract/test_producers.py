@@ -23,7 +23,7 @@ PROBES: list[Probe] = [
     FileProbe("cpu.topology", ("/sys/devices/system/cpu/cpu*/topology/core_id", "/sys/nope/*", "/root/.secret/*")),
     FileProbe("kernel.cut", ("/proc/cpuinfo",), limit=100),
     FileProbe("gpu.hang", ("/proc/version", "/proc/driver/nvidia/gpus/*/information"), may_hang=True),
-    ListProbe("platform.dev", ("/dev/null", "/dev/nope*", "/sys/class/net/*", "/proc/1/root/x", "/etc/mtab")),
+    ListProbe("platform.dev", ("/dev/null", "/dev/nope*", "/sys/class/mem/*", "/proc/1/root/x", "/etc/mtab")),
     CommandProbe("platform.uname", ("uname", "-r")),
     CommandProbe("platform.none", ("no-such-command-anywhere",)),
     CommandProbe("platform.exit", ("sh", "-c", "echo some; echo bad >&2; exit 3")),

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
+    "ansible": "hostcheck/ansible",
     "checks": "hostcheck/checks",
     "tuners": "hostcheck/tuners",
     "microbench": "hostcheck/microbench",
@@ -31,7 +32,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def tree() -> set[str]:
-    kept = {".py", ".toml", ".json", ".j2", ".sh", ".typed"}
+    kept = {".py", ".toml", ".json", ".j2", ".sh", ".typed", ".yml", ".md"}
     found = set()
     for folder, inside in {"hostcheck": "hostcheck", **FOLDERS}.items():
         for path in (ROOT / folder).rglob("*"):

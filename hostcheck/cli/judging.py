@@ -1,0 +1,120 @@
+"""The options by which hosts are judged, for every command that judges some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostcheck.cli.options import CheckId
+from hostcheck.errors import HostcheckError
+from hostcheck.model import Severity
+
+if TYPE_CHECKING:
+    from hostcheck.checklist import Checklist
+    from hostcheck.expect import Layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What the options say of how to judge.
+
+    Attributes:
+        path, site: the checklist file and the site file.
+        role, only, skip, require, settings: over what the checklist file says.
+        fail_on: failures below this severity do not count.
+    """
+
+    path: Path | None
+    site: Path | None
+    role: str | None
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    require: tuple[str, ...]
+    settings: tuple[str, ...]
+    fail_on: Severity
+
+    def checklist(self) -> Checklist:
+        """Return the checklist that the options make.
+
+        Raises:
+            HostcheckError: something in it is not right, in one line.
+        """
+        from hostcheck.audit import all_checks
+        from hostcheck.checklist import Checklist, read_checklist, read_setting
+        from hostcheck.expect import shipped_names
+        from hostcheck.registry import load_checks, select
+
+        checks = load_checks()
+        roles = [name.split("/", 1)[1] for name in shipped_names("role")]
+        if self.role is not None and self.role not in roles:
+            raise HostcheckError(f"--role {self.role}: none of {', '.join(roles)}")
+        checklist = Checklist()
+        if self.path is not None:
+            from hostcheck.coverage import row_ids
+
+            checklist = read_checklist(self.path, checks, row_ids(), roles)
+        known = all_checks(checklist)
+        select(known, (*self.only, *self.skip))
+        required = select(known, self.require)
+        return replace(
+            checklist,
+            role=self.role or checklist.role,
+            only=self.only or checklist.only,
+            skip=(*checklist.skip, *self.skip),
+            require=tuple(sorted({*checklist.require, *required})),
+            layers=(*checklist.layers, *(read_setting(text) for text in self.settings)),
+            who={
+                "only": "--only" if self.only else str(self.path),
+                "skip": "--skip" if self.skip else str(self.path),
+            },
+        )
+
+    def layers(self) -> list[Layer]:
+        """Return the site's layers."""
+        from hostcheck.audit import read_site
+
+        return read_site(self.site)
+
+
+_OPTIONS = (
+    click.option(
+        "--checklist", "path", type=click.Path(path_type=Path), metavar="FILE", help="Judge by this checklist."
+    ),
+    click.option(
+        "--site",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        envvar="HOSTCHECK_SITE",
+        help="Expectations of this site.  [default: /etc/hostcheck/site.toml where it exists]",
+    ),
+    click.option("--role", metavar="ROLE", help="What the host is for: training (default), inference or latency."),
+    click.option("--only", multiple=True, type=CheckId(), help="Run only these checks, such as gpu or 'memory.thp-*'."),
+    click.option("--skip", multiple=True, type=CheckId(), help="Leave these checks out; the report says so."),
+    click.option("--require", multiple=True, type=CheckId(), help="These checks must pass, or the exit code is 3."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one expectation."),
+    click.option(
+        "--fail-on",
+        type=click.Choice([str(level) for level in Severity]),
+        default=Severity.MEDIUM.value,
+        show_default=True,
+        help="Count failures, and what is unknown, from this severity on.",
+    ),
+)
+
+
+def judging_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Judging`, as one argument `judging`."""
+
+    @wraps(function)
+    def packed(*args: Any, **values: Any) -> None:
+        own = {field.name: values.pop(field.name) for field in fields(Judging)}
+        function(*args, judging=Judging(**{**own, "fail_on": Severity(own["fail_on"])}), **values)
+
+    for option in reversed(_OPTIONS):
+        packed = option(packed)
+    return packed

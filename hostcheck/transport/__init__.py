@@ -1,0 +1,1 @@
+"""Running the sh program somewhere and getting its output: the one thing that differs between hosts."""
