@@ -173,6 +173,18 @@ def test_a_time_limit_holds_for_each_host(lab: Lab, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("hostcheck-runs/20*"))) == 1
 
 
+def test_two_fifths_are_dead_and_one_crawls_and_the_others_do_not_notice(lab: Lab, tmp_path: Path) -> None:
+    good = [lab.host(f"lives{number}").address for number in range(5)]
+    dead = [lab.host(f"dead{number}", listen=False).address for number in range(4)]
+    crawls = lab.host("crawls", command="sleep 8; exec sh -s").address
+    options = ("--ssh-config", lab.config, *ONLY, "--format", "json", "--retries", "0", "--run-dir", "run")
+    done = hostcheck("audit", crawls, *dead, *good, *options, cwd=tmp_path)
+    assert reaches(fleet_of(done)) == {**dict.fromkeys([*good, crawls], "ok"), **dict.fromkeys(dead, "unreachable")}
+    filed = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/hosts").glob("*.json")}
+    assert len(filed) == 10
+    assert max(filed, key=filed.__getitem__) == f"{crawls}.json"
+
+
 @pytest.mark.parametrize("via", ["ssh", "ansible"])
 def test_an_inventory_by_either_way(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, via: str) -> None:
     monkeypatch.setenv("PATH", os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
