@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hostcheck.model import FleetRun, Severity, Status, exit_code
+from hostcheck.model import FleetRun, Status, exit_code
 from hostcheck.render import fleet_group as group
 from hostcheck.render import fleet_words as words
 from hostcheck.render.fleet_hosts import hosts_line
 from hostcheck.render.fold import fold_line
-from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
+from hostcheck.render.page import SEVERITY_STYLE, Page, page_width, wants_ascii, wants_color
 from hostcheck.render.words import many, provenance, threshold, when, why
 
-_SEVERITY_STYLE = {
-    Severity.CRITICAL: "bold red",
-    Severity.HIGH: "red",
-    Severity.MEDIUM: "yellow",
-    Severity.LOW: "",
-    Severity.INFO: "dim",
-}
 _VERDICT_STYLE = {None: "bold red", 0: "bold green", 1: "bold red", 3: "bold yellow"}
 _LINES, _FIXES, _SETS, _FAR, _IDS, _RANGES = 8, 3, 12, 8, 6, 8
 """How many lines and fixes of one issue, sets of hosts, outliers, ids and ranges of a set are shown, unless all are."""
@@ -138,7 +131,7 @@ def _issues(page: Page, fleet: FleetRun, verbose: bool) -> None:
     _heading(page, "Failing", "What touches most hosts first.")
     for issue in found:
         page.put(
-            (f"{issue.severity:<8}" if page.width >= 60 else str(issue.severity), _SEVERITY_STYLE[issue.severity]),
+            (f"{issue.severity:<8}" if page.width >= 60 else str(issue.severity), SEVERITY_STYLE[issue.severity]),
             (issue.result.id, "bold"),
             ("" if issue.counted else "(does not count)", "dim"),
             indent=2,
@@ -239,7 +232,7 @@ def _waived(page: Page, fleet: FleetRun, verbose: bool) -> None:
 
 def _notes(page: Page, fleet: FleetRun, verbose: bool) -> None:
     if found := group.fleet_notes(fleet):
-        _heading(page, "Notes", "Worth knowing; nothing fails for them.")
+        _heading(page, "Notes", "Findings of severity info: worth knowing, never counted.")
         for note in found:
             page.put((note.result.id, "bold"), indent=2)
             _put_hosts(page, note.hosts, verbose)

@@ -12,11 +12,19 @@ from collections.abc import Mapping
 from rich.cells import cell_len
 from rich.text import Text
 
+from hostcheck.model import Severity
 from hostcheck.render.safe import ascii_only, clip, safe, safe_lines
 
 PIPED_WIDTH = 100
 WIDEST = 110
 """Longer lines are hard to read, however wide the terminal is."""
+SEVERITY_STYLE = {
+    Severity.CRITICAL: "bold red",
+    Severity.HIGH: "red",
+    Severity.MEDIUM: "yellow",
+    Severity.LOW: "",
+    Severity.INFO: "dim",
+}
 _LONGEST = 2000
 _WORD = re.compile(r"\S+\s*|\s+")
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hostcheck.model import Finding, Run, Severity, Status
+from hostcheck.model import Finding, Run, Status
 from hostcheck.render import group, words
 from hostcheck.render.fold import fold_line
-from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
+from hostcheck.render.page import SEVERITY_STYLE, Page, page_width, wants_ascii, wants_color
 
-_SEVERITY_STYLE = {
-    Severity.CRITICAL: "bold red",
-    Severity.HIGH: "red",
-    Severity.MEDIUM: "yellow",
-    Severity.LOW: "",
-    Severity.INFO: "dim",
-}
 _VERDICT_STYLE = {0: "bold green", 1: "bold red", 3: "bold yellow"}
 _SEEN, _FIXES, _IDS, _REASONS = 8, 24, 8, 3
 """How many lines and fixes of one issue, and ids and reasons of one cause, are shown unless all are asked for."""
@@ -82,7 +75,7 @@ def _issue(page: Page, issue: group.Issue, verbose: bool) -> None:
     result = issue.result
     only = issue.seen[0] if len(issue.seen) == 1 else None
     page.put(
-        (f"{issue.severity:<8}" if page.width >= 60 else str(issue.severity), _SEVERITY_STYLE[issue.severity]),
+        (f"{issue.severity:<8}" if page.width >= 60 else str(issue.severity), SEVERITY_STYLE[issue.severity]),
         (result.id, "bold"),
         _subjects(only.subjects, verbose) if only else "",
         ("" if issue.counted else "(does not count)", "dim"),
@@ -180,7 +173,7 @@ def _waived(page: Page, run: Run, verbose: bool) -> None:
 def _notes(page: Page, run: Run, verbose: bool) -> None:
     if not (notes := group.notes(run)):
         return
-    _heading(page, "Notes", "Worth knowing; nothing fails for them.")
+    _heading(page, "Notes", "Findings of severity info: worth knowing, never counted.")
     for note in notes:
         shown = note.seen if verbose else note.seen[:_SEEN]
         for same in shown:

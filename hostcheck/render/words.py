@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hostcheck.model import Finding, ProbeEnding, Result, Run, Scalar, Severity, Status, exit_code
 from hostcheck.render.fold import fold_line
-from hostcheck.render.group import Affected, Cause, Count, actions, by_status, causes, silent, unmet, waived
+from hostcheck.render.group import Affected, Cause, Count, actions, by_status, causes, notes, silent, unmet, waived
 
 # A full stop behind one of these does not end a sentence.
 _SENTENCE = re.compile(r"(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<!\bcf\.)(?<!\bapprox\.)(?<=[.!?])\s+(?=[A-Z0-9])")
@@ -76,6 +76,9 @@ def _failing(run: Run) -> str:
     lines = [f"{many(len(total), 'check')} failed ({by_severity})"] if total else []
     if uncounted - total:
         lines.append(f"{many(len(uncounted - total), 'failure')} below {run.fail_on}")
+    noted = {issue.result.id for issue in notes(run)} - uncounted - total
+    if noted and lines:
+        lines.append(many(len(noted), "note"))
     return ", ".join(lines)
 
 

@@ -111,7 +111,7 @@ WAIVED  Not counted until the date given.
   network.mtu  until 2027-01-31 by ops: spare part is on order
     gpu44
 
-NOTES  Worth knowing; nothing fails for them.
+NOTES  Findings of severity info: worth knowing, never counted.
 
   software.uptime
     gpu44
