@@ -76,6 +76,18 @@ def test_every_shipped_probe_ends_alike(command: list[str]) -> None:
         assert reading.entries.keys() == other.entries.keys(), id
 
 
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_file_that_never_ends_is_given_up_alone(command: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck")
+    stuck = FileProbe("gpu.stuck", (str(tmp_path / "stuck"),), seconds=2, may_hang=True)
+    snapshot = shell(command, program([stuck, *PROBES]))
+    assert snapshot.readings["gpu.stuck"].how == "timeout: no answer in 2 s"
+    assert snapshot.readings["kernel.cut"].ending is Ending.OK
+    later = snapshot.reading("memory.vm").later
+    assert later is not None
+    assert later.ending is Ending.OK
+
+
 @pytest.mark.parametrize("producer", ["local", "dash"])
 def test_each_ending_is_told(producer: str) -> None:
     snapshot = collect(PROBES) if producer == "local" else shell(["dash"], program(PROBES))
