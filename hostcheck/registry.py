@@ -1,4 +1,4 @@
-"""The register of checks: the `@check` decorator, and the loading of the content folders and of plug-ins."""
+"""The registers: `@check`, `@tuner`, `@bench`, and the loading of the content folders and of plug-ins."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import Expect, Key, suggest
 from hostcheck.facts.base import Each, Fact
 from hostcheck.model import Finding, Severity
 from hostcheck.snapshot.probes import Probe
+
+if TYPE_CHECKING:
+    from hostcheck.bench.lab import Lab
+    from hostcheck.bench.model import Backend, Level, Sampled, Scope
+    from hostcheck.tuning.change import Change, Refusal
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -107,12 +112,11 @@ def check(
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        text = inspect.cleandoc(function.__doc__ or "")
-        title, _, rationale = text.partition("\n\n")
+        title, rationale = _help_page(function)
         made = Check(
             id=id,
-            title=" ".join(title.split()),
-            rationale=rationale.strip(),
+            title=title,
+            rationale=rationale,
             severity=severity,
             needs=needs,
             function=function,
@@ -183,3 +187,176 @@ def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
             raise HostcheckError(f"no check matches {pattern!r}{suggest(pattern, known)} (hostcheck list shows all)")
         chosen.update(found)
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Tuner:
+    """A tuner and all that is known about it; see `tuner` for the meaning of each field."""
+
+    id: str
+    title: str
+    rationale: str
+    needs: tuple[Fact[Any] | Each[Any], ...]
+    function: Callable[..., Iterable[Change | Refusal]]
+    rows: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
+    fixes: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    module: str = ""
+
+    @property
+    def subsystem(self) -> str:
+        """The first word of the id."""
+        return self.id.split(".", 1)[0]
+
+    def probes(self) -> Iterator[Probe]:
+        """Yield each probe that the tuner's facts are read from; one may come twice."""
+        for wanted in self.needs:
+            yield from (wanted.fact if isinstance(wanted, Each) else wanted).probes()
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A benchmark and all that is known about it; see `bench` for the meaning of each field."""
+
+    id: str
+    title: str
+    rationale: str
+    function: Callable[[Lab], Iterable[Sampled]]
+    scope: Scope
+    backend: Backend
+    level: Level
+    seconds: float
+    rows: tuple[str, ...] = ()
+    lower_is_better: bool = False
+    alone: bool = False
+    references: tuple[str, ...] = ()
+    module: str = ""
+
+
+TUNERS: dict[str, Tuner] = {}
+BENCHES: dict[str, Bench] = {}
+
+
+def tuner(
+    *needs: Fact[Any] | Each[Any],
+    id: str,
+    fixes: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    keys: Sequence[Key] = (),
+    references: Sequence[str] = (),
+) -> Callable[[Callable[..., Iterable[Change | Refusal]]], Callable[..., Iterable[Change | Refusal]]]:
+    """Register a tuner.
+
+    The function gets the values of the facts in order, and last the expectations, as a check does. It yields changes
+    and refusals, nothing where all is as expected, and raises NotApplicable where the question does not arise. Missing
+    facts and expectations are the engine's affair. Values come from expectations alone. Its docstring is the help
+    page: a sentence that says what it sets, an empty line, why, what it costs, how it is undone.
+
+    Args:
+        needs: facts. `each(FACT)` in the first place runs the function once for each element.
+        id: subsystem and name, such as "memory.thp-enabled".
+        fixes: ids of the checks whose findings it can mend.
+        rows: the rows of the checklist that it answers.
+        keys: the expectation keys that it may read.
+        references: where the rationale comes from.
+    """
+
+    def register(function: Callable[..., Iterable[Change | Refusal]]) -> Callable[..., Iterable[Change | Refusal]]:
+        title, rationale = _help_page(function)
+        if not _ID.fullmatch(id) or id.split(".", 1)[0] not in SUBSYSTEMS:
+            raise ValueError(f"{function.__module__}: tuner id {id!r} is not subsystem.kebab-case")
+        if id in TUNERS:
+            raise ValueError(f"{function.__module__} and {TUNERS[id].module} both define the tuner {id}")
+        TUNERS[id] = Tuner(
+            id=id,
+            title=title,
+            rationale=rationale,
+            needs=needs,
+            function=function,
+            rows=tuple(rows),
+            keys=tuple(keys),
+            fixes=tuple(fixes),
+            references=tuple(references),
+            module=function.__module__,
+        )
+        return function
+
+    return register
+
+
+def load_tuners() -> dict[str, Tuner]:
+    """Load our checks, whose keys tuners read, and our tuners."""
+    load_checks()
+    if not TUNERS:
+        load("hostcheck.tuners")
+    return TUNERS
+
+
+def bench(
+    *,
+    id: str,
+    scope: Scope,
+    backend: Backend,
+    level: Level,
+    seconds: float,
+    rows: Sequence[str] = (),
+    lower_is_better: bool = False,
+    alone: bool = False,
+    references: Sequence[str] = (),
+) -> Callable[[Callable[[Lab], Iterable[Sampled]]], Callable[[Lab], Iterable[Sampled]]]:
+    """Register a benchmark.
+
+    The function gets a `Lab` and yields a `Sampled` for each case. It checks the output of what it timed. What it
+    raises ends this benchmark on this device alone. Its docstring is the help page: a sentence that says what is
+    measured, an empty line, by which method, and what a low number means.
+
+    Args:
+        id: subject and name, such as "hbm.triad".
+        scope: what one child process has to itself.
+        backend: which extra it needs.
+        level: the lowest level at which it runs.
+        seconds: what it takes at that level.
+        rows: the rows of the checklist that it answers.
+        lower_is_better: such as a latency.
+        alone: it is to be run on one GPU after the other, not on all at once.
+        references: where the method comes from.
+    """
+
+    def register(function: Callable[[Lab], Iterable[Sampled]]) -> Callable[[Lab], Iterable[Sampled]]:
+        title, rationale = _help_page(function)
+        if not _ID.fullmatch(id):
+            raise ValueError(f"{function.__module__}: benchmark id {id!r} is not subject.kebab-case")
+        if id in BENCHES:
+            raise ValueError(f"{function.__module__} and {BENCHES[id].module} both define the benchmark {id}")
+        BENCHES[id] = Bench(
+            id=id,
+            title=title,
+            rationale=rationale,
+            function=function,
+            scope=scope,
+            backend=backend,
+            level=level,
+            seconds=seconds,
+            rows=tuple(rows),
+            lower_is_better=lower_is_better,
+            alone=alone,
+            references=tuple(references),
+            module=function.__module__,
+        )
+        return function
+
+    return register
+
+
+def load_benches() -> dict[str, Bench]:
+    """Load our benchmarks. Their modules import what they measure with only inside of their functions."""
+    if not BENCHES:
+        load("hostcheck.microbench")
+    return BENCHES
+
+
+def _help_page(function: Callable[..., object]) -> tuple[str, str]:
+    """Return the title and the rationale that a docstring holds."""
+    title, _, rationale = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
+    return " ".join(title.split()), rationale.strip()

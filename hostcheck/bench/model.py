@@ -1,0 +1,164 @@
+"""`Measurement`: the samples and conditions of one benchmark on one subject, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from hostcheck.model import Scalar
+
+SCHEMA = 1
+
+
+class Level(IntEnum):
+    """How much is measured: a whole host in under a minute, in five, in an hour, and until told to stop."""
+
+    QUICK = 0
+    STANDARD = 1
+    FULL = 2
+    SOAK = 3
+
+
+class Scope(StrEnum):
+    """What one child process has to itself."""
+
+    HOST = "host"  # no GPU at all
+    GPU = "gpu"  # one GPU; all GPUs at once, and alone where that differs
+    GPUS = "gpus"  # every chosen GPU in one process, such as peer copies
+    RANKS = "ranks"  # one process for each GPU that talk to each other, such as NCCL
+
+
+class Backend(StrEnum):
+    """What a benchmark needs beside hostcheck itself; the value is the extra that brings it."""
+
+    NONE = ""
+    CUDA = "bench"
+    TORCH = "torch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a device did while it was measured. A value that could not be read is None, never 0.
+
+    Attributes:
+        sm_mhz, mem_mhz: median clocks during the samples; `sm_mhz_low` the lowest that was seen.
+        power_w, temperature_c: the highest that was seen; `power_limit_w` as enforced.
+        throttled_ns: by reason (NVML's words, such as "hw_thermal_slowdown", "sw_power_cap"), how much was added.
+        errors: error counters that grew meanwhile, such as "ecc.dram.corrected" or "pcie.replays", by how much.
+        others: what else ran on the device, such as "python (pid 4711)".
+        joules: energy taken by the device during the samples.
+    """
+
+    sm_mhz: float | None = None
+    sm_mhz_low: float | None = None
+    mem_mhz: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    temperature_c: float | None = None
+    throttled_ns: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What a benchmark yields: samples of one case, before the engine adds conditions and judges validity.
+
+    Attributes:
+        samples: one number for each repetition, in `unit`; more is better unless the benchmark says otherwise.
+        unit: such as "GB/s" (10^9 bytes), "TFLOPS" (10^12), "us".
+        subject: where it is not the child's own GPU, such as "gpu0>gpu1" or "node0".
+        limit, limit_source: the physical limit in the same unit, where the benchmark knows it.
+        verified: whether the output of the very kernels that were timed was compared and right.
+        invalid: what the benchmark itself knows against the number.
+
+    The other fields are those of `Measurement`.
+    """
+
+    samples: tuple[float, ...]
+    unit: str
+    case: str = ""
+    subject: str = ""
+    statistic: str = "median"
+    limit: float | None = None
+    limit_source: str = ""
+    settings: dict[str, Scalar] = field(default_factory=dict)
+    details: dict[str, Scalar] = field(default_factory=dict)
+    verified: bool = False
+    invalid: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One number, how it came about, and whether it may be believed.
+
+    Attributes:
+        bench: id of the benchmark, such as "hbm.triad".
+        subject: what was measured, such as "gpu0", "gpu0>gpu1", "node0>node1" or "host".
+        case: which of several of one benchmark, such as "bf16 8192" or "1 GiB"; empty where there is one.
+        value: the statistic of the samples; None where there is none, and `invalid` says why.
+        unit: such as "GB/s" (10^9 bytes), "TFLOPS" (10^12), "us".
+        statistic: how `value` comes from `samples`: "median", "min", "max", "p99".
+        samples: all of them, in order of time.
+        limit: the physical limit in the same unit, None where none is known; `limit_source` says whence.
+        settings: sizes, bytes convention, data and seed, warm-up, transport used: what must be equal for two numbers to
+            be comparable.
+        verified: whether the output was checked and right. An unverified number is invalid.
+        invalid: why the number may not be believed; empty where it may. Invalid is unknown: neither pass nor fail.
+        details: further numbers to show, not to judge, such as the bandwidth of each SM.
+        alone: whether the other GPUs idled meanwhile.
+    """
+
+    bench: str
+    subject: str
+    unit: str
+    value: float | None
+    case: str = ""
+    statistic: str = "median"
+    samples: tuple[float, ...] = ()
+    limit: float | None = None
+    limit_source: str = ""
+    settings: dict[str, Scalar] = field(default_factory=dict)
+    verified: bool = False
+    invalid: str = ""
+    details: dict[str, Scalar] = field(default_factory=dict)
+    conditions: Conditions = Conditions()
+    alone: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A benchmark that gave no number, and why: a device that was lost, a package that is not there, a limit reached.
+
+    Attributes:
+        why: one line, with what to do.
+        bug: it is ours: an exception that no user can cause, and its traceback.
+    """
+
+    bench: str
+    subject: str
+    why: str
+    bug: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """All that one `hostcheck bench` measured on one host.
+
+    Attributes:
+        devices: subject to what it is: name, PCI address, UUID, driver and so on, of each GPU.
+        versions: of what measured: driver, CUDA, torch, NCCL, kernel.
+        taken: when it began, ISO 8601 UTC.
+    """
+
+    tool: str
+    taken: str
+    level: str
+    measurements: tuple[Measurement, ...]
+    missing: tuple[Missing, ...] = ()
+    devices: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    schema: int = SCHEMA
