@@ -43,7 +43,6 @@ LIMITS_PROBE = FileProbe(
         _LOGIND,
         *_LOGIND_D,
     ),
-    total=2 * MIB,
 )
 
 

@@ -12,7 +12,7 @@ from hostcheck.facts.kernel import maybe
 from hostcheck.facts.kernel_log import KERNEL_LOG, KernelLog, Kind, Trouble, find_trouble
 from hostcheck.facts.pci import PCI, PciTree
 from hostcheck.facts.platform import HOST_PROBE, parse_mountinfo
-from hostcheck.snapshot.probes import KIB, MIB, FileProbe
+from hostcheck.snapshot.probes import KIB, FileProbe
 from hostcheck.snapshot.reading import Reading
 
 _CGROUP = "/sys/fs/cgroup"
@@ -29,7 +29,6 @@ CGROUP_PROBE = FileProbe(
         *(f"{_CGROUP}/memory{'/*' * depth}/memory.limit_in_bytes" for depth in range(5)),
     ),
     limit=256,
-    total=1 * MIB,
 )
 
 

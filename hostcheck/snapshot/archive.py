@@ -1,14 +1,15 @@
 """The archive: one tar, the same from both producers, and its reader, which trusts nothing in it.
 
-Layout (schema 1), every member a plain file:
+Layout (schema 2), every member a plain file:
 
     manifest            key=value lines
     p/ID/status         "ENDING CODE STARTED FINISHED LIMIT": times in seconds since boot, the limit in bytes a file;
-                        a note on the second line
+                        a note on the second line. A sixth word is the number of the group it was read with
     p/ID/asked          the paths and globs that a file or list probe was asked for, one a line
     p/ID/list           those paths as the shell expanded them
     p/ID/out, p/ID/err  the streams: of a command; of `head`, which puts "==> PATH <==" before each file; of `ls -ldn`
     p/ID/2/...          the second sample of a probe that is read twice
+    p/+N/out, p/+N/err  the streams of a group: probes whose files one `head`, or whose paths one `ls`, read together
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from hostcheck.errors import HostcheckError
 from hostcheck.snapshot.probes import MIB
@@ -29,7 +31,9 @@ from hostcheck.snapshot.streams import cut_last, lines, parse_head, parse_ls
 
 MEMBERS = 2_000
 TOTAL = 256 * MIB
+_GROUP = re.compile(r"\+[0-9]{1,3}")
 _PROBE = re.compile(r"[a-z0-9]+(\.[a-z0-9-]+)*")
+_HEAD = b"==> "
 _PARTS = {"status", "asked", "list", "out", "err"}
 
 
@@ -133,7 +137,14 @@ def read_archive(source: Path | bytes) -> Snapshot:
     for name, content in members.items():
         id, _, part = name.removeprefix("p/").partition("/")
         folders.setdefault(id, {})[part] = content
-    return Snapshot(manifest, {id: _reading(id, parts) for id, parts in sorted(folders.items())})
+    try:
+        groups = _groups(folders)
+    except _Refused as problem:
+        raise HostcheckError(f"{where}: {problem}") from None
+    return Snapshot(manifest, {id: _reading(id, parts, groups) for id, parts in sorted(folders.items())})
+
+
+_Groups: TypeAlias = dict[int, tuple[dict[str, FileState], dict[str, Entry]]]
 
 
 class _Refused(Exception):
@@ -189,7 +200,11 @@ def _is_ours(name: str) -> bool:
     parts = name.split("/")
     if len(parts) == 4 and parts[2] == "2":
         del parts[2]
-    return len(parts) == 3 and parts[0] == "p" and _PROBE.fullmatch(parts[1]) is not None and parts[2] in _PARTS
+    if len(parts) != 3 or parts[0] != "p":
+        return False
+    if _GROUP.fullmatch(parts[1]):
+        return parts[2] in ("out", "err")
+    return _PROBE.fullmatch(parts[1]) is not None and parts[2] in _PARTS
 
 
 def _show(name: str) -> str:
@@ -230,38 +245,62 @@ def _number(text: str) -> float:
     return value
 
 
-def _reading(id: str, parts: Mapping[str, bytes]) -> Reading:
-    first = _sample(id, {name: data for name, data in parts.items() if "/" not in name}, parts)
+def _groups(folders: dict[str, dict[str, bytes]]) -> _Groups:
+    """Take the streams of groups out of the folders, and return what each group read."""
+    streams = {int(name[1:]): folders.pop(name) for name in list(folders) if name.startswith("+")}
+    lists: dict[int, dict[str, int | None]] = {}
+    for _, parts in sorted(folders.items()):
+        for sample in ("", "2/"):
+            status = _status(parts.get(f"{sample}status", b""))
+            if status.group is None:
+                continue
+            if status.group not in streams:
+                raise _Refused("a probe is of a group that is not there")
+            listed = lines(parts.get(f"{sample}list", b""))
+            lists.setdefault(status.group, {}).update(dict.fromkeys(listed, status.limit))
+    groups: _Groups = {}
+    for number, limits in lists.items():
+        out, err = streams[number].get("out", b""), streams[number].get("err", b"")
+        files = out.startswith(_HEAD)
+        groups[number] = (parse_head(out, err, limits), {}) if files else ({}, parse_ls(out, err))
+    return groups
+
+
+def _reading(id: str, parts: Mapping[str, bytes], groups: _Groups) -> Reading:
+    first = _sample(id, {name: data for name, data in parts.items() if "/" not in name}, parts, groups)
     second = {name[2:]: data for name, data in parts.items() if name.startswith("2/")}
     if not second:
         return first
-    later = _sample(id, second, parts)
+    later = _sample(id, second, parts, groups)
     return Reading(**{**{name: getattr(first, name) for name in Reading.__slots__}, "later": later})
 
 
-def _sample(id: str, parts: Mapping[str, bytes], shared: Mapping[str, bytes]) -> Reading:
-    words, _, note = parts.get("status", b"").decode("utf-8", "replace").partition("\n")
-    ending, code, started, finished, limit = _status(words)
+def _sample(id: str, parts: Mapping[str, bytes], shared: Mapping[str, bytes], groups: _Groups) -> Reading:
+    status = _status(parts.get("status", b""))
     asked = tuple(lines(shared.get("asked", b"")))
     out, err = parts.get("out", b""), parts.get("err", b"")
     files: dict[str, FileState] = {}
     entries: dict[str, Entry] = {}
-    if asked and "list" in shared and ending in (Ending.OK, Ending.TRUNCATED):
+    if asked and "list" in shared and status.ending in (Ending.OK, Ending.TRUNCATED):
         listed = lines(parts.get("list") or shared["list"])
-        if out.startswith(b"==> "):
-            files = parse_head(out, err, listed, limit)
-            if ending is Ending.TRUNCATED:
+        if status.group is not None:
+            read, seen = groups[status.group]
+            files = {path: read[path] for path in listed if path in read}
+            entries = {path: seen[path] for path in listed if path in seen}
+        elif out.startswith(_HEAD):
+            files = parse_head(out, err, dict.fromkeys(listed, status.limit))
+            if status.ending is Ending.TRUNCATED:
                 cut_last(files)
-        elif ending is Ending.OK:
+        elif status.ending is Ending.OK:
             entries = parse_ls(out, err)
         out = err = b""
     return Reading(
         probe=id,
-        ending=ending,
-        code=code,
-        seconds=max(finished - started, 0.0),
-        at=started,
-        note=note.strip(),
+        ending=status.ending,
+        code=status.code,
+        seconds=max(status.finished - status.started, 0.0),
+        at=status.started,
+        note=status.note,
         out=out,
         err=err,
         asked=asked,
@@ -270,15 +309,31 @@ def _sample(id: str, parts: Mapping[str, bytes], shared: Mapping[str, bytes]) ->
     )
 
 
-def _status(words: str) -> tuple[Ending, int | None, float, float, int | None]:
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """What a probe's status says: times in seconds since boot, `limit` in bytes a file."""
+
+    ending: Ending
+    code: int | None = None
+    started: float = 0.0
+    finished: float = 0.0
+    limit: int | None = None
+    group: int | None = None
+    note: str = ""
+
+
+def _status(data: bytes) -> _Status:
+    words, _, note = data.decode("utf-8", "replace").partition("\n")
     try:
-        ending, code, started, finished, limit = (None if word == "-" else word for word in words.split())
-        return (
+        ending, code, started, finished, limit, *group = (None if word == "-" else word for word in words.split())
+        return _Status(
             Ending(ending or ""),
             None if code is None else int(code),
             float(started or 0),
             float(finished or 0),
             None if limit is None else int(limit),
+            int(group[0]) if group and group[0] else None,
+            note.strip(),
         )
     except ValueError:
-        return Ending.ERROR, None, 0.0, 0.0, None
+        return _Status(Ending.ERROR, note=note.strip())

@@ -324,7 +324,7 @@ class Commands:
         files: dict[str, FileState] = {}
         if isinstance(probe, FileProbe) and ending in (Ending.OK, Ending.EXIT):
             ending, code = Ending.OK, 0
-            files = parse_head(out, err, list(child.listed), probe.limit)
+            files = parse_head(out, err, dict.fromkeys(child.listed, probe.limit))
         reading = Reading(
             probe=probe.id,
             ending=ending,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from shlex import quote
@@ -14,6 +14,7 @@ from hostcheck.snapshot.probes import CommandProbe, FileProbe, Guard, ListProbe,
 from hostcheck.snapshot.reading import SCHEMA
 
 _BLOCK = 512
+_ROOM = FileProbe("", ()).total
 
 
 @cache
@@ -31,7 +32,9 @@ def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
     chosen = list(probes)
     pause = math.ceil(window)
     again = [probe for probe in chosen if not isinstance(probe, ListProbe) and probe.twice and _runs(probe)]
+    first, second = _groups(chosen, 1), _groups(again, 3)
     folders = [f'"$dir/p/{probe.id}"' for probe in chosen] + [f'"$dir/p/{probe.id}/2"' for probe in again]
+    folders += [f'"$dir/p/+{number}"' for number in (*first, *second)]
     lines = [
         "#!/bin/sh",
         f"# hostcheck {__version__}",
@@ -40,13 +43,13 @@ def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
         "now",
         "uptime=$up",
         "",
-        *(line for probe in chosen for line in _lines(probe, probe.id)),
+        *_reading(chosen, first, _lines),
         "settle",
         "",
     ]
     if again:
         lines += [f"sleep {pause}"] if pause else []
-        lines += [line for probe in again for line in _again(probe)]
+        lines += _reading(again, second, _again)
         lines += ["settle", ""]
     lines += [
         "hostname=unknown",
@@ -56,11 +59,13 @@ def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
         f'schema={SCHEMA} tool={__version__} producer=sh "time=$(date +%s)" '
         '"uptime=$uptime" "hostname=$hostname" "uid=$uid" complete=1 >"$dir/manifest"',
         'room 65536 || fail "$dir became full while the host was read"',
+        'cd "$dir" || fail "$dir is gone"',
         "if command -v gzip >/dev/null 2>&1; then",
-        '    tar -cf - -C "$dir" manifest p | gzip -c',
+        "    tar -cf - manifest p/*/* | gzip -c",
         "else",
-        '    tar -cf - -C "$dir" manifest p',
+        "    tar -cf - manifest p/*/*",
         "fi",
+        "cd /",
         "",
     ]
     return "\n".join(lines)
@@ -70,7 +75,36 @@ def _runs(probe: Probe) -> bool:
     return not (isinstance(probe, CommandProbe) and probe.local_module)
 
 
-def _again(probe: FileProbe | CommandProbe) -> list[str]:
+def _groups(probes: Iterable[Probe], number: int) -> dict[int, list[Probe]]:
+    """Return the probes that one process can read together, by the number of their group: files, and paths to list.
+
+    A file that can hang has a process of its own, and so has one that is not always asked for or is short of room.
+    """
+    groups: dict[int, list[Probe]] = {}
+    for probe in sorted(probes, key=lambda probe: probe.id):  # the order in which the archive's reader takes them
+        if isinstance(probe, FileProbe) and not probe.may_hang and not probe.guard and probe.total == _ROOM:
+            groups.setdefault(number, []).append(probe)
+        elif isinstance(probe, ListProbe):
+            groups.setdefault(number + 1, []).append(probe)
+    return {number: members for number, members in groups.items() if len(members) > 1}
+
+
+def _reading(
+    probes: Iterable[Probe], groups: Mapping[int, Sequence[Probe]], lines: Callable[[Probe], list[str]]
+) -> list[str]:
+    """Return the lines that start all probes, those of a group together and first."""
+    grouped = {probe.id for members in groups.values() for probe in members}
+    written: list[str] = []
+    for number, members in groups.items():
+        limit = max(probe.limit for probe in members if isinstance(probe, FileProbe)) if number % 2 else 0
+        command = f"head -c {limit + 1} /dev/null" if number % 2 else "ls -ldn"
+        seconds = math.ceil(min(probe.seconds for probe in members))
+        written += [f"group_{number}() {{", *(f"    {line}" for probe in members for line in lines(probe)), "}"]
+        written.append(f"together {number} {seconds} {_ROOM // _BLOCK + 1} {command}")
+    return written + [line for probe in probes if probe.id not in grouped for line in lines(probe)]
+
+
+def _again(probe: Probe) -> list[str]:
     """Return the second sample of a probe, taken only if the first one was."""
     return [
         f"if answered {probe.id}; then",
@@ -79,8 +113,9 @@ def _again(probe: FileProbe | CommandProbe) -> list[str]:
     ]
 
 
-def _lines(probe: Probe, into: str) -> list[str]:
+def _lines(probe: Probe) -> list[str]:
     """Return the lines that start one probe."""
+    into = probe.id
     lines = [] if isinstance(probe, CommandProbe) else [f"ask {into} {' '.join(quote(path) for path in probe.paths)}"]
     if not _runs(probe):
         return [f"skip {into} not-collected 'only where hostcheck itself runs on the host'"]

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from hostcheck.errors import Unavailable
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Ending(StrEnum):

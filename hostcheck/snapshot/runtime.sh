@@ -38,12 +38,12 @@ trap 'each_running stop; exit 1' HUP INT TERM
 for base in "${TMPDIR:-/dev/shm}" /tmp /run /var/tmp "${HOME:-/}" .; do
     mkdir "$base/.hostcheck.$$" 2>/dev/null || continue
     dir=$base/.hostcheck.$$
-    room 4194304 && break
+    room 1048576 && break
     full="$full $base"
     rm -rf "$dir"
     dir=
 done
-[ -n "$dir" ] || [ -z "$full" ] || fail "no folder has room for 4 MiB:$full"
+[ -n "$dir" ] || [ -z "$full" ] || fail "no folder has room for 1 MiB:$full"
 [ -n "$dir" ] || fail 'no folder can be written: /dev/shm, /tmp, /run and /var/tmp were tried'
 mkfifo "$dir/events" 2>/dev/null || fail "$dir: cannot make a FIFO"
 exec 3<>"$dir/events"
@@ -54,6 +54,11 @@ command -v setsid >/dev/null 2>&1 && setsid=setsid
 # What the functions below set by name.
 path='' state='' kind='' at='' seconds='' limit='' pid='' value=''
 waiting='' # numbers of readers not yet awaited
+gather=''  # the number of the group for which files() and entries() only note what is to be read
+members='' # of that group: ID and LIMIT of each
+paths=''   # of that group, one a line
+line='
+'
 
 # Whether a signal wakes a wait: not where USR1 was ignored before this began. Between waits it is ignored.
 wakes=
@@ -71,10 +76,30 @@ running=0 # commands not yet ended
 
 # end N ENDING CODE STARTED NOTE: what is known of command N, as it is at `up`, is final
 end() {
-    eval "path=\$path_$1 limit=\$limit_$1"
-    printf '%s\n%s\n' "$2 $3 $4 $up $limit" "$5" >"$dir/p/$path/status"
-    eval "state_$1=ended"
+    eval "path=\$path_$1 limit=\$limit_$1 state_$1=ended"
     running=$((running - 1))
+    case $path in
+    +*) group_end "${path#+}" "$2" "$4" ;;
+    *) printf '%s\n%s\n' "$2 $3 $4 $up $limit" "$5" >"$dir/p/$path/status" ;;
+    esac
+}
+
+# group_end N ENDING STARTED: each probe of a group was read, or is now read by itself
+group_end() {
+    if [ "$2" != ok ]; then
+        true >"$dir/p/+$1/out"
+        true >"$dir/p/+$1/err"
+        "group_$1"
+        return
+    fi
+    group=$1
+    eval "set -- $3 \$members_$1"
+    into="ok 0 $1 $up"
+    shift
+    while [ $# -gt 0 ]; do
+        echo "$into $2 $group" >"$dir/p/$1/status"
+        shift 2
+    done
 }
 
 # skip ID ENDING NOTE: a probe that is not run
@@ -145,7 +170,11 @@ files() {
     into=$1 seconds=$2 blocks=$3 limit=$4
     shift 4
     printf '%s\n' "$@" >"$dir/p/$into/list"
-    reader "$into" "$seconds" "$blocks" "$limit" head -c $((limit + 1)) /dev/null "$@"
+    if [ -n "$gather" ]; then
+        gathered "$into" "$limit" "$@"
+    else
+        reader "$into" "$seconds" "$blocks" "$limit" head -c $((limit + 1)) /dev/null "$@"
+    fi
 }
 
 # entries ID SECONDS BLOCKS PATH...: existence, type and link target of many paths by one process
@@ -153,7 +182,42 @@ entries() {
     into=$1 seconds=$2 blocks=$3
     shift 3
     printf '%s\n' "$@" >"$dir/p/$into/list"
-    reader "$into" "$seconds" "$blocks" - ls -ldn "$@"
+    if [ -n "$gather" ]; then
+        gathered "$into" - "$@"
+    else
+        reader "$into" "$seconds" "$blocks" - ls -ldn "$@"
+    fi
+}
+
+gathered() { # ID LIMIT PATH...
+    members="$members $1 $2"
+    shift 2
+    IFS=$line
+    paths="$paths$line$*"
+    unset IFS
+}
+
+# together N SECONDS BLOCKS COMMAND...: what the function group_N reads, by one process in place of one for each probe.
+# Where that does not end well, because one file is stuck or floods, each probe is read by itself.
+together() {
+    group=$1 seconds=$2 blocks=$3
+    shift 3
+    gather=$group members='' paths=''
+    "group_$group"
+    gather=''
+    eval "members_$group=\$members"
+    [ -n "$members" ] || return 0
+    if [ ${#paths} -gt 262144 ]; then # so long a list is better read side by side, and may be too long for one command
+        "group_$group"
+        return
+    fi
+    set -f
+    IFS=$line
+    # shellcheck disable=SC2086 # a list of lines
+    set -- "$@" $paths
+    unset IFS
+    set +f
+    reader "+$group" "$seconds" "$blocks" - "$@"
 }
 
 # tool ID SECONDS BLOCKS COMMAND...: a command, if it is installed
@@ -265,20 +329,21 @@ late() { # N: kill what is over its time, and give up what is still there a seco
 
 # collect: take the status of readers that have ended, and leave alone those that have not, or were given up
 collect() {
-    left=
-    for number in $waiting; do
-        eval "pid=\$pid_$number state=\$state_$number"
+    # shellcheck disable=SC2086 # a list of numbers
+    set -- $waiting
+    waiting=
+    for each in "$@"; do
+        eval "pid=\$pid_$each state=\$state_$each"
         [ "$state" = ended ] && continue
         if alive "$pid"; then
-            left="$left $number"
+            waiting="$waiting $each"
         else
             wait "$pid"
             code=$?
             now
-            finished "$number" "$code"
+            finished "$each" "$code"
         fi
     done
-    waiting=$left
 }
 
 # event: take the next one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Mapping
 
 from hostcheck.snapshot.reading import Ending, Entry, FileState
 
@@ -12,20 +13,19 @@ def lines(data: bytes) -> list[str]:
     return [line for line in data.decode("utf-8", "replace").split("\n") if line]
 
 
-def parse_head(out: bytes, err: bytes, paths: list[str], limit: int | None = None) -> dict[str, FileState]:
+def parse_head(out: bytes, err: bytes, limits: Mapping[str, int | None]) -> dict[str, FileState]:
     """Split what `head -c LIMIT /dev/null PATH...` printed into files.
 
-    A file can hold a line that looks like a header, so only the header of a path that comes later in `paths` counts.
+    A file can hold a line that looks like a header, so only the header of a path that comes later in `limits` counts.
 
     Args:
         out, err: the two streams.
-        paths: the paths in the order in which they were given.
-        limit: bytes above which a file was cut.
+        limits: the paths in the order in which they were given, with the bytes above which each was or is to be cut.
     """
-    complaints = _complaints(err, paths)
+    complaints = _complaints(err, limits)
     found: list[tuple[str, int, int]] = []
     position = 0
-    for path in paths:
+    for path in limits:
         if _file_ending(complaints.get(path, "")) in (Ending.ABSENT, Ending.DENIED):
             continue
         header = b"\n==> %b <==\n" % path.encode("utf-8", "replace")
@@ -35,7 +35,7 @@ def parse_head(out: bytes, err: bytes, paths: list[str], limit: int | None = Non
             found.append((path, start, position))
     ends = [start for _, start, _ in found[1:]] + [len(out)] * bool(found)
     contents = {path: out[begin:end] for (path, _, begin), end in zip(found, ends, strict=True)}
-    files = {path: _file_state(contents.get(path), complaints.get(path, ""), limit) for path in paths}
+    files = {path: _file_state(contents.get(path), complaints.get(path, ""), limit) for path, limit in limits.items()}
     return {path: state for path, state in files.items() if state.ending is not Ending.ABSENT or "*" not in path}
 
 
@@ -46,8 +46,7 @@ def cut_last(files: dict[str, FileState]) -> None:
         files[whole[-1]] = FileState(Ending.TRUNCATED, files[whole[-1]].data, "the output was cut here")
 
 
-def _complaints(err: bytes, paths: list[str]) -> dict[str, str]:
-    known = set(paths)
+def _complaints(err: bytes, known: Container[str]) -> dict[str, str]:
     complaints: dict[str, str] = {}
     for line in err.decode("utf-8", "replace").splitlines():
         named = re.search(r"(/[^'\"]*?)['\"]?(?: for reading)?: ([^:]+)$", line)

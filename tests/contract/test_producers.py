@@ -88,6 +88,29 @@ def test_a_file_that_never_ends_is_given_up_alone(command: list[str], tmp_path: 
     assert later.ending is Ending.OK
 
 
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_what_is_read_together_is_read_apart_where_one_file_is_stuck(command: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck")
+    stuck = FileProbe("cpu.stuck", (str(tmp_path / "stuck"),), seconds=1)
+    text = program([stuck, *PROBES])
+    assert "    files cpu.stuck" in text, "it is of a group"
+    snapshot = shell(command, text)
+    assert snapshot.readings["cpu.stuck"].how == "timeout: no answer in 1 s"
+    assert snapshot.readings["memory.vm"].files == collect(PROBES).readings["memory.vm"].files
+    assert snapshot.readings["kernel.cut"].files["/proc/cpuinfo"].ending is Ending.TRUNCATED
+    assert len(snapshot.readings["kernel.cut"].files["/proc/cpuinfo"].data) == 100
+
+
+def test_more_than_one_command_can_take_is_read_apart(tmp_path: Path) -> None:
+    for number in range(1500):
+        (tmp_path / f"{number:0200}").write_text(f"{number}\n")
+    many = FileProbe("cpu.many", (f"{tmp_path}/*",))
+    snapshot = shell(["dash"], program([many, *PROBES]))
+    files = snapshot.readings["cpu.many"].files
+    assert sorted(int(state.data) for state in files.values()) == list(range(1500))
+    assert snapshot.readings["memory.vm"].files == collect(PROBES).readings["memory.vm"].files
+
+
 @pytest.mark.parametrize("producer", ["local", "dash"])
 def test_each_ending_is_told(producer: str) -> None:
     snapshot = collect(PROBES) if producer == "local" else shell(["dash"], program(PROBES))

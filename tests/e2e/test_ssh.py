@@ -193,7 +193,7 @@ def test_a_full_tmp(lab: Lab, what: str) -> None:
     if what == "/dev/shm":
         read(answer)
     else:
-        refused(answer, Reach.ERROR, "no folder has room for 4 MiB: /dev/shm /tmp /run /var/tmp")
+        refused(answer, Reach.ERROR, "no folder has room for 1 MiB: /dev/shm /tmp /run /var/tmp")
 
 
 def test_a_folder_that_fills_up_meanwhile(lab: Lab) -> None:

@@ -85,7 +85,7 @@ def test_equal_snapshots_give_equal_bytes() -> None:
         (tar(("p/../x/out", b"x")), "has no place in a hostcheck archive"),
         (tar(("p/a.b/out\x1b[31m", b"x")), "has no place"),
         (tar(("p/a.b/out", b"x"), ("p/a.b/out", b"y")), "is there twice"),
-        (tar(manifest=b"schema=2\ntool=9.9\n"), r"made by a newer hostcheck \('9.9', archive schema 2\)"),
+        (tar(manifest=b"schema=99\ntool=9.9\n"), r"made by a newer hostcheck \('9.9', archive schema 99\)"),
         (tar(manifest=b"schema=x\n"), "its manifest is broken"),
         (tar(manifest=MANIFEST.replace(b"complete=1\n", b"")), "the host did not finish writing it"),
         (tar(manifest=MANIFEST.replace(b"1700000000", b"nan")), "its manifest is broken"),
@@ -93,6 +93,8 @@ def test_equal_snapshots_give_equal_bytes() -> None:
         (gzip.compress(tar())[:-20], "it is cut off"),
         (gzip.compress(b"\0" * (300 << 20)), "unpacks to more than"),
         (tar(*[(f"p/a{number}/out", b"") for number in range(2100)]), "more than 2000 members"),
+        (tar(("p/a.b/status", b"ok 0 1 2 - 7\n")), "of a group that is not there"),
+        (tar(("p/+7/list", b"/x")), "has no place"),
     ],
 )
 def test_a_foreign_or_broken_archive_is_one_line(data: bytes, complaint: str) -> None:
@@ -129,7 +131,7 @@ def test_no_damage_raises_anything_else(noise: bytes, at: int) -> None:
 
 def test_a_file_with_a_header_in_it_stays_one_file() -> None:
     out = b"==> /dev/null <==\n\n==> /a <==\n==> /c <==\nx\n\n==> /b <==\ny\n"
-    files = parse_head(out, b"", ["/a", "/b"])
+    files = parse_head(out, b"", {"/a": None, "/b": None})
     assert files["/a"].data == b"==> /c <==\nx\n"
     assert files["/b"].data == b"y\n"
 
@@ -142,12 +144,12 @@ def test_a_file_with_a_header_in_it_stays_one_file() -> None:
     ],
 )
 def test_both_spellings_of_a_refusal_are_understood(complaint: bytes) -> None:
-    files = parse_head(b"==> /dev/null <==\n\n==> /b <==\ny\n", complaint, ["/a", "/b"])
+    files = parse_head(b"==> /dev/null <==\n\n==> /b <==\ny\n", complaint, {"/a": None, "/b": None})
     assert (files["/a"].ending, files["/b"].ending) == (Ending.DENIED, Ending.OK)
 
 
 def test_a_file_that_left_no_trace_is_not_empty() -> None:
-    files = parse_head(b"==> /dev/null <==\n", b"", ["/a"])
+    files = parse_head(b"==> /dev/null <==\n", b"", {"/a": None})
     assert files["/a"].ending is Ending.ERROR
 
 
