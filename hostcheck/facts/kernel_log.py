@@ -111,23 +111,25 @@ def parse_kernel_log(text: str) -> tuple[LogLine, ...]:
     parts: list[tuple[tuple[int, int], list[LogLine]]] = [((0, 0), [])]
     for row in islice(text.split("\n"), MOST_LINES):
         raw = row.rstrip("\r")[:LONGEST_LINE]
-        if header := _PART.match(raw):
+        # Most lines begin with a bracket, and logs have many: only a line that can match a form is held against it.
+        if raw[:1] != "[" and (header := _PART.match(raw)):
             parts.append(((int(header[1]), -int(header[2])), []))
-        elif not _DUMP_NAME.match(raw) and (line := _line(raw)):
+        elif (raw[:1] == "[" or not _DUMP_NAME.match(raw)) and (line := _line(raw)):
             parts[-1][1].append(line)
     return tuple(line for _, lines in sorted(parts, key=lambda part: part[0]) for line in lines)
 
 
 def _line(raw: str) -> LogLine | None:
-    if record := _KMSG.match(raw):
-        return LogLine(text=record[3], at_s=int(record[2]) / 1e6, level=int(record[1]) & 7)
-    if not raw.strip() or _KMSG_MORE.match(raw):
-        return None
     level: int | None = None
-    if found := _RAW_LEVEL.match(raw):
-        raw, level = raw[found.end() :], int(found[1]) & 7
-    elif found := _DECODED_LEVEL.match(raw):
-        raw, level = raw[found.end() :], _LEVELS.index(found[1])
+    if raw[:1] != "[":
+        if record := _KMSG.match(raw):
+            return LogLine(text=record[3], at_s=int(record[2]) / 1e6, level=int(record[1]) & 7)
+        if not raw.strip() or _KMSG_MORE.match(raw):
+            return None
+        if found := _RAW_LEVEL.match(raw):
+            raw, level = raw[found.end() :], int(found[1]) & 7
+        elif found := _DECODED_LEVEL.match(raw):
+            raw, level = raw[found.end() :], _LEVELS.index(found[1])
     at_s: float | None = None
     stamp = ""
     if found := _SECONDS.match(raw):
@@ -150,7 +152,9 @@ def read_kernel_log(dmesg: Reading | Unavailable, journal: Reading | Unavailable
     Raises:
         Unavailable: neither could be read, or both are empty.
     """
-    logs = [log for log in (_log(dmesg, "dmesg"), _log(journal, "journal")) if log is not None]
+    ring = _log(dmesg, "dmesg")
+    older = None if ring and ring.complete else _log(journal, "journal")
+    logs = [log for log in (ring, older) if log is not None]
     if not logs:
         whys = [source.why for source in (dmesg, journal) if isinstance(source, Unavailable)]
         raise Unavailable("; ".join(whys) or "the kernel log is empty: it was cleared, or is not shown here", DMESG.id)
@@ -206,31 +210,31 @@ class Trouble:
 
 
 # Anchored at the start of the message, because a process can have such words in its name.
-_TROUBLE = tuple(
-    (kind, re.compile("|".join(patterns), re.IGNORECASE if kind is Kind.LINK_LOST else re.NOFLAG))
-    for kind, patterns in {
-        Kind.PANIC: (r"Kernel panic - not syncing",),
-        Kind.LOCKUP: (
-            r"(?:NMI |watchdog: )*(?:BUG: soft lockup|BUG: workqueue lockup|Watchdog detected hard LOCKUP)",
-            r"(?:rcu: )?INFO: rcu_\w+ .{0,40}?detected .{0,20}?stall",
-        ),
-        Kind.OOPS: (
-            r"BUG: |kernel BUG at |Oops(?:: | - )|Internal error: |Unable to handle kernel ",
-            r"(?:general protection fault|invalid opcode|divide error|stack segment)\b.{0,120}\[#\d+\]",
-        ),
-        Kind.HUNG_TASK: (r"INFO: task (.{1,40}):\d+ (?:is )?blocked .{0,40}?for more than \d+ seconds",),
-        Kind.OOM_KILL: (
-            r"(?:Memory cgroup out of memory|Out of memory)[^:]{0,40}: Kill(?:ed)? process \d+[^(]{0,40}\((.{1,40}?)\)",
-        ),
-        Kind.HARDWARE: (
-            r"(?:mce: )?(?:\{\d+\})?\[Hardware Error\]: "
-            r"(?:Machine check events logged|event severity: |.{0,20}Machine Check)",
-        ),
-        Kind.LINK_LOST: (
-            r"(?:[\w-]+\[\d+\]: |\S+ [\da-f:.]{7,12}:? )?([\w.@-]{1,32}): (?:lost carrier|(?:NIC )?link (?:is )?down)",
-        ),
-    }.items()
-)
+_TROUBLE = {
+    Kind.PANIC: (r"Kernel panic - not syncing",),
+    Kind.LOCKUP: (
+        r"(?:NMI |watchdog: )*(?:BUG: soft lockup|BUG: workqueue lockup|Watchdog detected hard LOCKUP)",
+        r"(?:rcu: )?INFO: rcu_\w+ .{0,40}?detected .{0,20}?stall",
+    ),
+    Kind.OOPS: (
+        r"BUG: |kernel BUG at |Oops(?:: | - )|Internal error: |Unable to handle kernel ",
+        r"(?:general protection fault|invalid opcode|divide error|stack segment)\b.{0,120}\[#\d+\]",
+    ),
+    Kind.HUNG_TASK: (r"INFO: task (.{1,40}):\d+ (?:is )?blocked .{0,40}?for more than \d+ seconds",),
+    Kind.OOM_KILL: (
+        r"(?:Memory cgroup out of memory|Out of memory)[^:]{0,40}: Kill(?:ed)? process \d+[^(]{0,40}\((.{1,40}?)\)",
+    ),
+    Kind.HARDWARE: (
+        r"(?:mce: )?(?:\{\d+\})?\[Hardware Error\]: "
+        r"(?:Machine check events logged|event severity: |.{0,20}Machine Check)",
+    ),
+    Kind.LINK_LOST: (
+        r"(?i:(?:[\w-]+\[\d+\]: |\S+ [\da-f:.]{7,12}:? )?([\w.@-]{1,32}): (?:lost carrier|(?:NIC )?link (?:is )?down))",
+    ),
+}
+_KINDS = {f"kind{number}": kind for number, kind in enumerate(_TROUBLE)}
+# One pattern, because each line of each host's log is held against it.
+_ANY_TROUBLE = re.compile("|".join(f"(?P<{name}>{'|'.join(_TROUBLE[kind])})" for name, kind in _KINDS.items()))
 _SAME_EVENT = 40
 
 
@@ -238,13 +242,13 @@ def find_trouble(lines: Iterable[LogLine]) -> Iterator[Trouble]:
     """Yield the events that a kernel log tells of, oldest first; the many lines of one oops are one event."""
     last_oops = -_SAME_EVENT
     for number, line in enumerate(lines):
-        for kind, pattern in _TROUBLE:
-            found = pattern.match(line.text)
-            if not found:
+        found = _ANY_TROUBLE.match(line.text)
+        if not found:
+            continue
+        kind = _KINDS[found.lastgroup or ""]
+        if kind is Kind.OOPS:
+            same, last_oops = number - last_oops < _SAME_EVENT, number
+            if same:
                 continue
-            if kind is Kind.OOPS:
-                same, last_oops = number - last_oops < _SAME_EVENT, number
-                if same:
-                    break
-            yield Trouble(kind=kind, who=next(iter(found.groups()), None) or "", line=line)
-            break
+        named = [group for group in found.groups() if group is not None]  # the whole, and who where the line says so
+        yield Trouble(kind=kind, who=named[1] if len(named) > 1 else "", line=line)
