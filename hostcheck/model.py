@@ -36,11 +36,14 @@ class Severity(StrEnum):
     @property
     def rank(self) -> int:
         """0 for critical, 4 for info."""
-        return list(Severity).index(self)
+        return _RANKS[self]
 
     def counts_at(self, threshold: Severity) -> bool:
         """Whether this severity is at or above the threshold."""
         return self.rank <= threshold.rank
+
+
+_RANKS = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 class Actor(StrEnum):
