@@ -29,6 +29,7 @@ ACCOUNTS = {  # name: login shell
     "noisy": "/bin/bash",
     "noshell": "/usr/sbin/nologin",
     "restricted": "/bin/rbash",
+    "cshell": "/bin/tcsh",
     "sudoer": "/bin/sh",
     "asker": "/bin/sh",
     "ttyonly": "/bin/sh",
@@ -52,7 +53,7 @@ def missing() -> str:
     """Return what the lab lacks here, if anything."""
     if os.geteuid() != 0:
         return "root"
-    tools = {"ip": "iproute2", "ssh-keygen": "openssh-client", "sudo": "sudo", "openssl": "openssl"}
+    tools = {"ip": "iproute2", "ssh-keygen": "openssh-client", "sudo": "sudo", "openssl": "openssl", "tcsh": "tcsh"}
     absent = [package for tool, package in tools.items() if shutil.which(tool) is None]
     if not Path(SSHD).exists():
         absent.append("openssh-server")

@@ -156,6 +156,10 @@ def test_a_profile_that_echoes(lab: Lab) -> None:
     assert read(ask(lab, lab.host("good").address, user="noisy")).manifest.uid > 0
 
 
+def test_a_login_shell_of_the_other_family(lab: Lab) -> None:
+    assert read(ask(lab, lab.host("good").address, user="cshell")).manifest.uid > 0
+
+
 def test_a_banner_and_a_shell_that_prints(lab: Lab) -> None:
     folder = lab.folder / "chatty"
     folder.mkdir()
