@@ -3,13 +3,16 @@
 Layout (schema 2), every member a plain file:
 
     manifest            key=value lines
+    asked               "ID<tab>PATH...": the paths and globs that each file or list probe was asked for
     p/ID/status         "ENDING CODE STARTED FINISHED LIMIT": times in seconds since boot, the limit in bytes a file;
-                        a note on the second line. A sixth word is the number of the group it was read with
-    p/ID/asked          the paths and globs that a file or list probe was asked for, one a line
-    p/ID/list           those paths as the shell expanded them
+                        a note on the second line
+    p/ID/list           the paths as the shell expanded them
     p/ID/out, p/ID/err  the streams: of a command; of `head`, which puts "==> PATH <==" before each file; of `ls -ldn`
     p/ID/2/...          the second sample of a probe that is read twice
-    p/+N/out, p/+N/err  the streams of a group: probes whose files one `head`, or whose paths one `ls`, read together
+    p/+N/...            the same of a group: probes whose files one `head`, or whose paths one `ls`, read together. In
+                        its list "ID" or "ID/2" and the probe's limit stand on two lines before the paths of each
+
+In schema 1 the paths that a probe was asked for are in p/ID/asked, and there are no groups.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO
 
 from hostcheck.errors import HostcheckError
 from hostcheck.snapshot.probes import MIB
@@ -65,6 +68,8 @@ def _members(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
         "complete": 1,
     }
     yield "manifest", "".join(f"{key}={value}\n" for key, value in table.items()).encode()
+    asked = (("\t".join((id, *reading.asked))) for id, reading in sorted(snapshot.readings.items()) if reading.asked)
+    yield "asked", "".join(f"{line}\n" for line in asked).encode()
     for id, reading in sorted(snapshot.readings.items()):
         yield from _reading_members(f"p/{id}", reading)
 
@@ -73,8 +78,6 @@ def _reading_members(folder: str, reading: Reading) -> Iterator[tuple[str, bytes
     code = "-" if reading.code is None else reading.code
     status = f"{reading.ending} {code} {reading.at:.2f} {reading.at + reading.seconds:.2f} -\n{reading.note}\n"
     yield f"{folder}/status", status.encode()
-    if reading.asked:
-        yield f"{folder}/asked", "".join(f"{path}\n" for path in reading.asked).encode()
     if reading.files or reading.entries:
         yield f"{folder}/list", "".join(f"{path}\n" for path in (reading.files or reading.entries)).encode()
     out, err = reading.out, reading.err
@@ -133,18 +136,18 @@ def read_archive(source: Path | bytes) -> Snapshot:
     if "manifest" not in members:
         raise HostcheckError(f"{where}: not a hostcheck archive: it has no manifest")
     manifest = _manifest(members.pop("manifest"), where)
+    listed = (line.split("\t") for line in lines(members.pop("asked", b"")))
     folders: dict[str, dict[str, bytes]] = {}
     for name, content in members.items():
         id, _, part = name.removeprefix("p/").partition("/")
         folders.setdefault(id, {})[part] = content
     try:
-        groups = _groups(folders)
-    except _Refused as problem:
-        raise HostcheckError(f"{where}: {problem}") from None
-    return Snapshot(manifest, {id: _reading(id, parts, groups) for id, parts in sorted(folders.items())})
-
-
-_Groups: TypeAlias = dict[int, tuple[dict[str, FileState], dict[str, Entry]]]
+        asked = {_id(id): tuple(paths) for id, *paths in listed}
+        read = {id: sample for name in list(folders) if name[0] == "+" for id, sample in _group(folders.pop(name))}
+    except (_Refused, ValueError) as problem:
+        raise HostcheckError(f"{where}: not a readable hostcheck archive ({problem})") from None
+    ids = sorted({*folders, *asked, *(id.removesuffix("/2") for id in read)})
+    return Snapshot(manifest, {id: _reading(id, folders.get(id, {}), asked.get(id, ()), read) for id in ids})
 
 
 class _Refused(Exception):
@@ -195,7 +198,7 @@ def _unpack(data: bytes) -> dict[str, bytes]:
 
 
 def _is_ours(name: str) -> bool:
-    if name == "manifest":
+    if name in ("manifest", "asked"):
         return True
     parts = name.split("/")
     if len(parts) == 4 and parts[2] == "2":
@@ -203,8 +206,15 @@ def _is_ours(name: str) -> bool:
     if len(parts) != 3 or parts[0] != "p":
         return False
     if _GROUP.fullmatch(parts[1]):
-        return parts[2] in ("out", "err")
+        return parts[2] in ("status", "list", "out", "err")
     return _PROBE.fullmatch(parts[1]) is not None and parts[2] in _PARTS
+
+
+def _id(word: str) -> str:
+    """Return the id of a probe, or of its second sample."""
+    if not _PROBE.fullmatch(word.removesuffix("/2")):
+        raise _Refused(f"{_show(word)} is no probe")
+    return word
 
 
 def _show(name: str) -> str:
@@ -245,68 +255,82 @@ def _number(text: str) -> float:
     return value
 
 
-def _groups(folders: dict[str, dict[str, bytes]]) -> _Groups:
-    """Take the streams of groups out of the folders, and return what each group read."""
-    streams = {int(name[1:]): folders.pop(name) for name in list(folders) if name.startswith("+")}
-    lists: dict[int, dict[str, int | None]] = {}
-    for _, parts in sorted(folders.items()):
-        for sample in ("", "2/"):
-            status = _status(parts.get(f"{sample}status", b""))
-            if status.group is None:
-                continue
-            if status.group not in streams:
-                raise _Refused("a probe is of a group that is not there")
-            listed = lines(parts.get(f"{sample}list", b""))
-            lists.setdefault(status.group, {}).update(dict.fromkeys(listed, status.limit))
-    groups: _Groups = {}
-    for number, limits in lists.items():
-        out, err = streams[number].get("out", b""), streams[number].get("err", b"")
-        files = out.startswith(_HEAD)
-        groups[number] = (parse_head(out, err, limits), {}) if files else ({}, parse_ls(out, err))
-    return groups
+def _group(parts: Mapping[str, bytes]) -> Iterator[tuple[str, _Sample]]:
+    """Yield what a group read, probe by probe; nothing if it did not end well, and each was read by itself."""
+    if "status" not in parts:
+        return
+    limit: int | None = None
+    limits: dict[str, int | None] = {}
+    members: list[tuple[str, list[str]]] = []
+    words = iter(lines(parts.get("list", b"")))
+    for word in words:
+        if not word.startswith("/"):
+            limit = _integer(next(words, ""))
+            members.append((_id(word), []))
+        elif members:
+            members[-1][1].append(word)
+            limits[word] = limit
+    status = _status(parts["status"])
+    files, entries = _contents(status, parts, limits)
+    for id, listed in members:
+        own = {path: files[path] for path in listed if path in files}
+        yield id, _Sample(status, own, {path: entries[path] for path in listed if path in entries})
 
 
-def _reading(id: str, parts: Mapping[str, bytes], groups: _Groups) -> Reading:
-    first = _sample(id, {name: data for name, data in parts.items() if "/" not in name}, parts, groups)
-    second = {name[2:]: data for name, data in parts.items() if name.startswith("2/")}
-    if not second:
-        return first
-    later = _sample(id, second, parts, groups)
-    return Reading(**{**{name: getattr(first, name) for name in Reading.__slots__}, "later": later})
-
-
-def _sample(id: str, parts: Mapping[str, bytes], shared: Mapping[str, bytes], groups: _Groups) -> Reading:
-    status = _status(parts.get("status", b""))
-    asked = tuple(lines(shared.get("asked", b"")))
+def _contents(
+    status: _Status, parts: Mapping[str, bytes], limits: Mapping[str, int | None]
+) -> tuple[dict[str, FileState], dict[str, Entry]]:
+    """Return what `head` or `ls` told of these paths."""
     out, err = parts.get("out", b""), parts.get("err", b"")
-    files: dict[str, FileState] = {}
-    entries: dict[str, Entry] = {}
+    if out.startswith(_HEAD):
+        files = parse_head(out, err, limits)
+        if status.ending is Ending.TRUNCATED:
+            cut_last(files)
+        return files, {}
+    return {}, parse_ls(out, err) if status.ending is Ending.OK else {}
+
+
+def _reading(id: str, parts: Mapping[str, bytes], asked: tuple[str, ...], read: Mapping[str, _Sample]) -> Reading:
+    asked = asked or tuple(lines(parts.get("asked", b"")))
+    first = read.get(id) or _sample({name: data for name, data in parts.items() if "/" not in name}, parts, asked)
+    second = {name[2:]: data for name, data in parts.items() if name.startswith("2/")}
+    later = read.get(f"{id}/2") or (_sample(second, parts, asked) if second else None)
+    return replace(first.reading(id, asked), later=later.reading(id, asked) if later else None)
+
+
+def _sample(parts: Mapping[str, bytes], shared: Mapping[str, bytes], asked: tuple[str, ...]) -> _Sample:
+    status = _status(parts.get("status", b""))
     if asked and "list" in shared and status.ending in (Ending.OK, Ending.TRUNCATED):
         listed = lines(parts.get("list") or shared["list"])
-        if status.group is not None:
-            read, seen = groups[status.group]
-            files = {path: read[path] for path in listed if path in read}
-            entries = {path: seen[path] for path in listed if path in seen}
-        elif out.startswith(_HEAD):
-            files = parse_head(out, err, dict.fromkeys(listed, status.limit))
-            if status.ending is Ending.TRUNCATED:
-                cut_last(files)
-        elif status.ending is Ending.OK:
-            entries = parse_ls(out, err)
-        out = err = b""
-    return Reading(
-        probe=id,
-        ending=status.ending,
-        code=status.code,
-        seconds=max(status.finished - status.started, 0.0),
-        at=status.started,
-        note=status.note,
-        out=out,
-        err=err,
-        asked=asked,
-        files=files,
-        entries=entries,
-    )
+        return _Sample(status, *_contents(status, parts, dict.fromkeys(listed, status.limit)))
+    return _Sample(status, {}, {}, parts.get("out", b""), parts.get("err", b""))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One reading of one probe."""
+
+    status: _Status
+    files: dict[str, FileState]
+    entries: dict[str, Entry]
+    out: bytes = b""
+    err: bytes = b""
+
+    def reading(self, id: str, asked: tuple[str, ...]) -> Reading:
+        """Return it under the name of its probe."""
+        return Reading(
+            probe=id,
+            ending=self.status.ending,
+            code=self.status.code,
+            seconds=max(self.status.finished - self.status.started, 0.0),
+            at=self.status.started,
+            note=self.status.note,
+            out=self.out,
+            err=self.err,
+            asked=asked,
+            files=self.files,
+            entries=self.entries,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,22 +342,17 @@ class _Status:
     started: float = 0.0
     finished: float = 0.0
     limit: int | None = None
-    group: int | None = None
     note: str = ""
 
 
 def _status(data: bytes) -> _Status:
     words, _, note = data.decode("utf-8", "replace").partition("\n")
     try:
-        ending, code, started, finished, limit, *group = (None if word == "-" else word for word in words.split())
-        return _Status(
-            Ending(ending or ""),
-            None if code is None else int(code),
-            float(started or 0),
-            float(finished or 0),
-            None if limit is None else int(limit),
-            int(group[0]) if group and group[0] else None,
-            note.strip(),
-        )
+        ending, code, started, finished, limit = words.split()
+        return _Status(Ending(ending), _integer(code), float(started), float(finished), _integer(limit), note.strip())
     except ValueError:
         return _Status(Ending.ERROR, note=note.strip())
+
+
+def _integer(word: str) -> int | None:
+    return None if word == "-" else int(word)

@@ -33,13 +33,18 @@ def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
     pause = math.ceil(window)
     again = [probe for probe in chosen if not isinstance(probe, ListProbe) and probe.twice and _runs(probe)]
     first, second = _groups(chosen, 1), _groups(again, 3)
-    folders = [f'"$dir/p/{probe.id}"' for probe in chosen] + [f'"$dir/p/{probe.id}/2"' for probe in again]
-    folders += [f'"$dir/p/+{number}"' for number in (*first, *second)]
+    alone = [probe for probe in chosen if not any(probe in members for members in first.values())]
+    folders = [f"p/{probe.id}" for probe in alone] + [f"p/+{number}" for number in (*first, *second)]
+    folders += [f"p/{probe.id}/2" for probe in again if not any(probe in members for members in second.values())]
+    asked = [quote("\t".join((probe.id, *probe.paths))) for probe in chosen if not isinstance(probe, CommandProbe)]
     lines = [
         "#!/bin/sh",
         f"# hostcheck {__version__}",
         _runtime(),
+        'cd "$dir" || fail "$dir is gone"',
         f"mkdir -p {' '.join(folders)} || fail 'no room for the answers'",
+        "cd /",
+        f"printf '%s\\n' {' '.join(asked)} >\"$dir/asked\"",
         "now",
         "uptime=$up",
         "",
@@ -61,9 +66,9 @@ def program(probes: Iterable[Probe], *, window: float = 0.0) -> str:
         'room 65536 || fail "$dir became full while the host was read"',
         'cd "$dir" || fail "$dir is gone"',
         "if command -v gzip >/dev/null 2>&1; then",
-        "    tar -cf - manifest p/*/* | gzip -c",
+        "    tar -cf - manifest asked p/*/* | gzip -c",
         "else",
-        "    tar -cf - manifest p/*/*",
+        "    tar -cf - manifest asked p/*/*",
         "fi",
         "cd /",
         "",
@@ -116,13 +121,11 @@ def _again(probe: Probe) -> list[str]:
 def _lines(probe: Probe) -> list[str]:
     """Return the lines that start one probe."""
     into = probe.id
-    lines = [] if isinstance(probe, CommandProbe) else [f"ask {into} {' '.join(quote(path) for path in probe.paths)}"]
     if not _runs(probe):
         return [f"skip {into} not-collected 'only where hostcheck itself runs on the host'"]
     if isinstance(probe, ListProbe) or not probe.guard:
-        return [*lines, _start(probe, into)]
+        return [_start(probe, into)]
     return [
-        *lines,
         f"if {_condition(probe.guard)}; then",
         f"    {_start(probe, into)}",
         "else",

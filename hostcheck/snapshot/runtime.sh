@@ -55,7 +55,6 @@ command -v setsid >/dev/null 2>&1 && setsid=setsid
 path='' state='' kind='' at='' seconds='' limit='' pid='' value=''
 waiting='' # numbers of readers not yet awaited
 gather=''  # the number of the group for which files() and entries() only note what is to be read
-members='' # of that group: ID and LIMIT of each
 paths=''   # of that group, one a line
 line='
 '
@@ -78,41 +77,19 @@ running=0 # commands not yet ended
 end() {
     eval "path=\$path_$1 limit=\$limit_$1 state_$1=ended"
     running=$((running - 1))
-    case $path in
-    +*) group_end "${path#+}" "$2" "$4" ;;
-    *) printf '%s\n%s\n' "$2 $3 $4 $up $limit" "$5" >"$dir/p/$path/status" ;;
+    case $path:$2 in
+    +*:ok | [!+]*) printf '%s\n%s\n' "$2 $3 $4 $up $limit" "$5" >"$dir/p/$path/status" ;;
+    *) # a group that did not end well: each of its probes is read by itself
+        for part in out err list; do true >"$dir/p/$path/$part"; done
+        "group_${path#+}"
+        ;;
     esac
-}
-
-# group_end N ENDING STARTED: each probe of a group was read, or is now read by itself
-group_end() {
-    if [ "$2" != ok ]; then
-        true >"$dir/p/+$1/out"
-        true >"$dir/p/+$1/err"
-        "group_$1"
-        return
-    fi
-    group=$1
-    eval "set -- $3 \$members_$1"
-    into="ok 0 $1 $up"
-    shift
-    while [ $# -gt 0 ]; do
-        echo "$into $2 $group" >"$dir/p/$1/status"
-        shift 2
-    done
 }
 
 # skip ID ENDING NOTE: a probe that is not run
 skip() {
     now
     printf '%s - %s %s -\n%s\n' "$2" "$up" "$up" "$3" >"$dir/p/$1/status"
-}
-
-# ask ID PATH...: what a probe is asked for, globs unexpanded
-ask() {
-    asked=$1
-    shift
-    printf '%s\n' "$@" >"$dir/p/$asked/asked"
 }
 
 # note PATH SECONDS LIMIT KIND: a command is about to start
@@ -169,32 +146,29 @@ reader() {
 files() {
     into=$1 seconds=$2 blocks=$3 limit=$4
     shift 4
-    printf '%s\n' "$@" >"$dir/p/$into/list"
-    if [ -n "$gather" ]; then
-        gathered "$into" "$limit" "$@"
-    else
-        reader "$into" "$seconds" "$blocks" "$limit" head -c $((limit + 1)) /dev/null "$@"
-    fi
+    listed "$into" "$limit" "$@" || reader "$into" "$seconds" "$blocks" "$limit" head -c $((limit + 1)) /dev/null "$@"
 }
 
 # entries ID SECONDS BLOCKS PATH...: existence, type and link target of many paths by one process
 entries() {
     into=$1 seconds=$2 blocks=$3
     shift 3
-    printf '%s\n' "$@" >"$dir/p/$into/list"
-    if [ -n "$gather" ]; then
-        gathered "$into" - "$@"
-    else
-        reader "$into" "$seconds" "$blocks" - ls -ldn "$@"
-    fi
+    listed "$into" - "$@" || reader "$into" "$seconds" "$blocks" - ls -ldn "$@"
 }
 
-gathered() { # ID LIMIT PATH...
-    members="$members $1 $2"
+listed() { # ID LIMIT PATH...: note what is read; whether a group reads it
+    if [ -n "$gather" ]; then
+        printf '%s\n' "$@" >>"$dir/p/+$gather/list"
+        shift 2
+        IFS=$line
+        paths="$paths$line$*"
+        unset IFS
+        return
+    fi
+    [ -d "$dir/p/$1" ] || mkdir -p "$dir/p/$1"
     shift 2
-    IFS=$line
-    paths="$paths$line$*"
-    unset IFS
+    printf '%s\n' "$@" >"$dir/p/$into/list"
+    return 1
 }
 
 # together N SECONDS BLOCKS COMMAND...: what the function group_N reads, by one process in place of one for each probe.
@@ -202,12 +176,12 @@ gathered() { # ID LIMIT PATH...
 together() {
     group=$1 seconds=$2 blocks=$3
     shift 3
-    gather=$group members='' paths=''
+    gather=$group paths=''
     "group_$group"
     gather=''
-    eval "members_$group=\$members"
-    [ -n "$members" ] || return 0
+    [ -n "$paths" ] || return 0
     if [ ${#paths} -gt 262144 ]; then # so long a list is better read side by side, and may be too long for one command
+        true >"$dir/p/+$group/list"
         "group_$group"
         return
     fi
@@ -231,7 +205,8 @@ tool() {
     fi
 }
 
-answered() { # ID: whether its first sample was taken
+answered() { # ID: whether its first sample was taken; one without a status is of a group that ended well
+    [ -e "$dir/p/$1/status" ] || return 0
     read -r word _ <"$dir/p/$1/status"
     [ "$word" = ok ]
 }

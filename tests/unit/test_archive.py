@@ -93,8 +93,10 @@ def test_equal_snapshots_give_equal_bytes() -> None:
         (gzip.compress(tar())[:-20], "it is cut off"),
         (gzip.compress(b"\0" * (300 << 20)), "unpacks to more than"),
         (tar(*[(f"p/a{number}/out", b"") for number in range(2100)]), "more than 2000 members"),
-        (tar(("p/a.b/status", b"ok 0 1 2 - 7\n")), "of a group that is not there"),
-        (tar(("p/+7/list", b"/x")), "has no place"),
+        (tar(("p/+7/asked", b"/x")), "has no place"),
+        (tar(("p/+7/status", b"ok 0 1 2 -\n"), ("p/+7/list", b"../a\n-\n/x\n")), "is no probe"),
+        (tar(("p/+7/status", b"ok 0 1 2 -\n"), ("p/+7/list", b"a.b\nmany\n/x\n")), "invalid literal"),
+        (tar(("asked", b"a b\t/x\n")), "is no probe"),
     ],
 )
 def test_a_foreign_or_broken_archive_is_one_line(data: bytes, complaint: str) -> None:
