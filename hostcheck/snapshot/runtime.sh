@@ -22,7 +22,7 @@ stop() { # N
         alive "$pid" && kill -KILL "$pid"
         return
     fi
-    [ -z "$pid" ] || kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
+    [ -z "$pid" ] || kill -KILL "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
 }
 
 for name in mkdir mkfifo rm head ls tar date sleep; do

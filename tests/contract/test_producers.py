@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,26 @@ def test_a_file_that_never_ends_is_given_up_alone(command: list[str], tmp_path: 
     later = snapshot.reading("memory.vm").later
     assert later is not None
     assert later.ending is Ending.OK
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_what_a_command_started_ends_with_it(command: list[str]) -> None:
+    nap = f"61.{os.getpid()}{SHELLS.index(command)}"
+    slow = CommandProbe("platform.family", ("sh", "-c", f"sleep {nap} & sleep {nap}"), seconds=1)
+    assert shell(command, program([slow])).readings["platform.family"].how == "timeout: no answer in 1 s"
+    for _ in range(100):  # a killed one takes a moment to go
+        left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if nap.encode() in _read(path)]
+        if not left:
+            return
+        time.sleep(0.05)
+    raise AssertionError(left)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("command", SHELLS, ids=" ".join)
