@@ -426,9 +426,10 @@ class _Timer:
         free, total = self.torch.cuda.mem_get_info(self.device)
         sets = min(sets, int(free * 0.9 / need))
         if not sets:
+            size, have = " x ".join(map(str, shape)), f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB"
             raise HostcheckError(
-                f"a product of {' x '.join(map(str, shape))} in {self.name} needs {need / 2**30:.1f} GiB of GPU "
-                f"memory, of which {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free: nvidia-smi shows what runs there"
+                f"a product of {size} in {self.name} needs {need / 2**30:.1f} GiB of GPU memory; {have} are free: "
+                "nvidia-smi shows what runs there"
             )
         return [self.form.make(self.torch, self.device, shape, SEED + number) for number in range(sets)]
 
