@@ -351,8 +351,7 @@ def bench(
 
 def load_benches() -> dict[str, Bench]:
     """Load our benchmarks. Their modules import what they measure with only inside of their functions."""
-    if not BENCHES:
-        load("hostcheck.microbench")
+    load("hostcheck.microbench")
     return BENCHES
 
 
