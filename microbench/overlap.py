@@ -25,8 +25,8 @@ def copy(lab: Lab) -> Iterator[Sampled]:
     """Share of a copy over PCIe that is hidden behind matrix products.
 
     A copy from or to pinned memory, BF16 products that take as long, and both at once, in turns; 100 % where both at
-    once take no longer than one alone. What input pipelines and offloading rest on. Much less means that copies wait for
-    products: there is one queue for both (CUDA_DEVICE_MAX_CONNECTIONS=1), or the copy engine is not used.
+    once take no longer than one alone. What input pipelines and offloading rest on. Much less means that copies wait
+    for products: there is one queue for both (CUDA_DEVICE_MAX_CONNECTIONS=1), or the copy engine is not used.
     """
     import torch
 
