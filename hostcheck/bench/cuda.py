@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from hostcheck.bench import kernels
+from hostcheck.bench.hostmem import HostMemory
 from hostcheck.errors import HostcheckError
 
 Argument: TypeAlias = "Buffer | HostBuffer | ctypes._SimpleCData[Any] | ctypes.Structure"
@@ -212,6 +213,25 @@ class HostBuffer:
             self.device.owned.remove(self)
 
 
+class Pinning:
+    """Ordinary memory of the host that is held in place, so that GPUs reach it at the same address."""
+
+    def __init__(self, device: Device, memory: HostMemory) -> None:
+        self.device = device
+        self.pointer = memory.pointer
+        device.use()
+        call("cuMemHostRegister", memory.pointer, memory.size, driver().CU_MEMHOSTREGISTER_PORTABLE)
+        device.owned.append(self)
+
+    def free(self) -> None:
+        """Let it go; a second time does nothing."""
+        if self.pointer:
+            self.device.use()
+            call("cuMemHostUnregister", self.pointer)
+            self.pointer = 0
+            self.device.owned.remove(self)
+
+
 class Stream:
     """A queue of work on one GPU, and the means to time it."""
 
@@ -226,6 +246,11 @@ class Stream:
         """Queue a copy of bytes from one address to another, of GPUs or of the host."""
         self.device.use()
         call("cuMemcpyAsync", target, source, size, self.handle)
+
+    def fill(self, target: Buffer, word: int) -> None:
+        """Queue the setting of each 32-bit word of a buffer."""
+        self.device.use()
+        call("cuMemsetD32Async", target.pointer, word, target.size // 4, self.handle)
 
     def wait(self, event: Any) -> None:
         """Let what is queued from now on wait for an event of any stream."""
@@ -293,16 +318,24 @@ class Stream:
 
 def elapsed(marks: Sequence[Any]) -> tuple[float, ...]:
     """Return the seconds from each event to the next, once all have passed, and give the events back."""
-    seconds = []
     try:
-        for first, second in pairwise(marks):
-            call("cuEventSynchronize", second)
-            seconds.append(call("cuEventElapsedTime", first, second) / 1e3)
+        return tuple(between(first, second) for first, second in pairwise(marks))
     finally:
-        for event in marks:
-            with suppress(CudaError):
-                call("cuEventDestroy", event)
-    return tuple(seconds)
+        discard(marks)
+
+
+def between(first: Any, second: Any) -> float:
+    """Return the seconds from one event to another of the same GPU, once they have passed."""
+    call("cuEventSynchronize", second)
+    milliseconds: float = call("cuEventElapsedTime", first, second)
+    return milliseconds / 1e3
+
+
+def discard(marks: Sequence[Any]) -> None:
+    """Give events back."""
+    for event in marks:
+        with suppress(CudaError):
+            call("cuEventDestroy", event)
 
 
 class Launch:
@@ -338,6 +371,44 @@ class Launch:
         (status,) = self._launch(*self._fixed, stream.handle, self._address, 0)
         if int(status) != 0:
             raise failed(f"launch of {self.kernel.name}", status)
+
+
+class Graph:
+    """Work that was recorded once, to be queued as one.
+
+    Args:
+        stream: on which it is recorded.
+        record: queues the work on that stream; nothing of it runs.
+    """
+
+    def __init__(self, stream: Stream, record: Callable[[], object]) -> None:
+        self.device = stream.device
+        self.device.use()
+        call("cuStreamBeginCapture", stream.handle, driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
+        try:
+            record()
+        finally:
+            graph = call("cuStreamEndCapture", stream.handle)
+        try:
+            self.handle = call("cuGraphInstantiate", graph, 0)
+        finally:
+            call("cuGraphDestroy", graph)
+        call("cuGraphUpload", self.handle, stream.handle)
+        stream.synchronize()
+        self.device.owned.append(self)
+
+    def __call__(self, stream: Stream) -> None:
+        """Queue it."""
+        self.device.use()
+        call("cuGraphLaunch", self.handle, stream.handle)
+
+    def free(self) -> None:
+        """Give it back; a second time does nothing."""
+        if self.handle is not None:
+            self.device.use()
+            call("cuGraphExecDestroy", self.handle)
+            self.handle = None
+            self.device.owned.remove(self)
 
 
 def _value(argument: Argument) -> Any:
@@ -393,6 +464,12 @@ def _triple(size: int | tuple[int, int, int]) -> tuple[int, int, int]:
     return (size, 1, 1) if isinstance(size, int) else size
 
 
+@cache
+def _context(ordinal: int) -> Any:
+    """Return the primary context of a GPU. It stays until the process ends: making it takes a while."""
+    return call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", ordinal))
+
+
 class Device:
     """A GPU as this process counts them. Leaving the `with` block gives back all that was taken on it.
 
@@ -413,8 +490,8 @@ class Device:
         self.sm_count = self.attribute("MULTIPROCESSOR_COUNT")
         self.l2_bytes = self.attribute("L2_CACHE_SIZE")
         self.arch = kernels.arch_of(self.cc)
-        self.context = call("cuDevicePrimaryCtxRetain", self.handle)
-        self.owned: list[Buffer | HostBuffer | Stream] = []
+        self.context = _context(ordinal)
+        self.owned: list[Buffer | HostBuffer | Pinning | Stream | Graph] = []
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._kernels: dict[tuple[str, str, tuple[str, ...]], Kernel] = {}
 
@@ -464,6 +541,10 @@ class Device:
         """Return new pinned memory of the host."""
         return HostBuffer(self, size)
 
+    def pin(self, memory: HostMemory) -> Pinning:
+        """Hold ordinary memory of the host in place. It must not be freed before."""
+        return Pinning(self, memory)
+
     def kernel(self, file: str, name: str, options: Sequence[str] = ()) -> Kernel:
         """Return a function of a file of the content folder, compiled for this GPU.
 
@@ -480,6 +561,18 @@ class Device:
             self._kernels[wanted] = Kernel(self, self._modules[compilation], name)
         return self._kernels[wanted]
 
+    def reach(self, peer: Device) -> bool:
+        """Let this GPU read and write the memory of another directly; return whether it can."""
+        if not call("cuDeviceCanAccessPeer", self.handle, peer.handle):
+            return False
+        self.use()
+        try:
+            call("cuCtxEnablePeerAccess", peer.context, 0)
+        except CudaError as problem:
+            if problem.name != "PEER_ACCESS_ALREADY_ENABLED":
+                raise
+        return True
+
     def close(self) -> None:
         """Give everything back; what fails after a lost GPU is of no interest any more."""
         for thing in reversed(list(self.owned)):
@@ -491,5 +584,3 @@ class Device:
         self.owned.clear()
         self._modules.clear()
         self._kernels.clear()
-        with suppress(CudaError):
-            call("cuDevicePrimaryCtxRelease", self.handle)
