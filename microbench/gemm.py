@@ -9,11 +9,12 @@ escapes.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from statistics import median
+from statistics import fmean
 from typing import Any, TypeAlias
 
 from hostcheck.bench.lab import BenchGpu, Lab
@@ -35,6 +36,9 @@ PROBE = (2048, 2048, 2048)
 SETS = 3
 MOST_SAMPLES = 200
 LEAST_SAMPLES = 10
+_PIECE = 0.1
+_STILL = 0.01
+"""While it heats up: seconds after which the rate is looked at, and by how much it may then differ."""
 _SAMPLED_ROWS = 32
 _SAMPLED_ELEMENTS = 64
 _STRIP = 1024
@@ -359,7 +363,7 @@ def _measure(lab: Lab, name: str) -> Iterator[Sampled]:
             searched = [timer.sample(shape, "best shape") for shape in others]
             if searched:
                 # One whose output is wrong goes before the fastest.
-                yield min(searched, key=lambda sampled: (sampled.verified, -median(sampled.samples)))
+                yield min(searched, key=lambda sampled: (sampled.verified, -fmean(sampled.samples)))
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.cuda.empty_cache()
@@ -381,7 +385,7 @@ class _Timer:
         """Return a shape, halved until it can be done often enough in the time."""
         if not self.rate:
             self.rate = _flops(PROBE) / min(self.run(self.problems(PROBE, sets=1), 4))
-        while LEAST_SAMPLES * _flops(shape) / self.rate > self.seconds / 2 and shape > PROBE:
+        while LEAST_SAMPLES * _flops(shape) / self.rate > 0.4 * self.seconds and shape > PROBE:
             m, n, k = shape
             shape = (m // 2, n // 2, k // 2)
         return shape
@@ -389,11 +393,11 @@ class _Timer:
     def sample(self, shape: Shape, case: str) -> Sampled:
         problems = self.problems(shape)
         one = min(self.run(problems, 2 * len(problems)))
-        self.run(problems, max(1, int(self.seconds / 4 / one)))
+        self.heat(problems, one)
         for problem in problems:
             problem.out.fill_(math.nan)
         # The rest of the time goes into making the inputs and into looking at the outputs.
-        total = max(LEAST_SAMPLES, int(self.seconds / 2 / one))
+        total = max(LEAST_SAMPLES, int(0.4 * self.seconds / one))
         each = math.ceil(total / MOST_SAMPLES)
         with self.lab.watch():
             times = self.run(problems, total // each, each)
@@ -404,6 +408,8 @@ class _Timer:
             samples=tuple(each * _flops(shape) / seconds / 1e12 for seconds in times),
             unit="TFLOPS",
             case=case,
+            # A GPU at its power limit swings its clock by a fifth, several times in a second. A job gets the mean.
+            statistic="mean",
             limit=limit,
             limit_source=source,
             settings={
@@ -414,6 +420,15 @@ class _Timer:
             verified=not any(wrong),
             invalid=next(filter(None, wrong), ""),
         )  # fmt: skip
+
+    def heat(self, problems: Sequence[Problem], one: float) -> None:
+        """Multiply until the rate holds still: a cold GPU is faster, and one that meets its power limit swings."""
+        begun, before = time.monotonic(), math.inf
+        while (spent := time.monotonic() - begun) < 0.4 * self.seconds:
+            (pace,) = self.run(problems, 1, max(1, round(_PIECE / one)))
+            if spent > 0.2 * self.seconds and abs(pace / before - 1) < _STILL:
+                break
+            before = pace
 
     def problems(self, shape: Shape, sets: int = SETS) -> list[Problem]:
         """Make sets of inputs, fewer where the memory does not hold more.

@@ -13,21 +13,20 @@ import re
 import socket
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 MARK = "hostcheck-rank "
 """Begins each line that is a result; torchrun and NCCL print others."""
 MANY = 20
-"""Operations of one batch: the data is written before it and checked after it."""
 LARGE = 64 << 20
-"""From so many bytes on, each operation is timed by itself; below, a batch."""
+"""From so many bytes on, each operation is timed by itself, and the data of so many is checked together."""
+MANY_SMALL = 100
+"""Below, so many are timed, and their data is checked, together."""
 _WORD = 4
 _CHUNK = 1 << 24
 _LOG_LINES = 20
@@ -60,7 +59,8 @@ class Ranks:
             ordinal: the GPU, as CUDA counts in this process.
             seconds: limit for joining, and for each operation.
         """
-        self._log = _log_to_file() if backend == "nccl" else None
+        self._log = _log_to_memory() if backend == "nccl" else None
+        self._mark = 0
         import torch
         import torch.distributed as dist
 
@@ -106,7 +106,7 @@ class Ranks:
         if batches == 1:
             batch = max(2, min(batch, int(seconds / max(pace, 1e-6))))
         large = size >= LARGE
-        self._mark_log()
+        self._mark = self._log_size()
         times: list[float] = []
         wrong = 0
         for _ in range(batches):
@@ -146,16 +146,14 @@ class Ranks:
         self.torch.cuda.synchronize()
         return [first.elapsed_time(second) / 1e3 / each for first, second in pairwise(events)]
 
-    def _mark_log(self) -> None:
-        self._read = self._log.stat().st_size if self._log and self._log.exists() else 0
+    def _log_size(self) -> int:
+        return 0 if self._log is None else os.fstat(self._log).st_size
 
     def _read_log(self) -> dict[str, Any]:
         """Return what the whole log says of connections, and what was chosen since the mark."""
-        if self._log is None or not self._log.exists():
-            return read_log("")
-        text = self._log.read_bytes()
+        text = b"" if self._log is None else os.pread(self._log, self._log_size(), 0)
         found = read_log(text.decode("utf-8", "replace"))
-        found["chosen"] = read_log(text[self._read :].decode("utf-8", "replace"))["chosen"]
+        found["chosen"] = read_log(text[self._mark :].decode("utf-8", "replace"))["chosen"]
         return found
 
 
@@ -174,7 +172,9 @@ class _Work:
         self.part = count // n
         self.bits = max(1, 22 - max(1, (n - 1).bit_length()))
         # An all-reduce is done in place, and multiplies what is there by the number of ranks.
-        self.batch = min(MANY, int(100 / max(1, (n - 1).bit_length())) or 1) if operation == "all-reduce" else MANY
+        self.batch = MANY if count * _WORD >= LARGE else MANY_SMALL
+        if operation == "all-reduce":
+            self.batch = min(self.batch, max(1, 100 // max(1, (n - 1).bit_length())))
         before = {"all-gather": self.part}.get(operation, count)
         after = {"all-reduce": 0, "reduce-scatter": self.part}.get(operation, count)
         self.source = torch.empty(before, dtype=torch.float32, device=ranks.device)
@@ -261,17 +261,16 @@ def _either(module: Any, new: str, old: str) -> Any:
     return getattr(module, new, None) or getattr(module, old)
 
 
-def _log_to_file() -> Path:
-    """Let NCCL write what it does into a file of this process, before it is loaded; return the file.
+def _log_to_memory() -> int:
+    """Let NCCL write what it does into memory of this process, before it is loaded; return the descriptor.
 
     Only what is said and where to is set. How NCCL is to work stays as the environment has it.
     """
-    folder = tempfile.mkdtemp(prefix="hostcheck-nccl-")
-    path = Path(folder, "log")
+    log = os.memfd_create("nccl")
     os.environ["NCCL_DEBUG"] = "INFO"
     os.environ["NCCL_DEBUG_SUBSYS"] = "INIT,ENV,TUNING"
-    os.environ["NCCL_DEBUG_FILE"] = str(path)
-    return path
+    os.environ["NCCL_DEBUG_FILE"] = f"/proc/self/fd/{log}"
+    return log
 
 
 def read_log(text: str) -> dict[str, Any]:
@@ -291,7 +290,7 @@ def read_log(text: str) -> dict[str, Any]:
         "version": version[1] if version else "",
         "via": dict(via),
         "chosen": dict(chosen),
-        "nvls": bool(re.search(r"NVLS comm 0x|Connected NVLS|NVLS/\S+ connected", text)),
+        "nvls": bool(re.search(r"[1-9]\d* nvls channels", text)),
         "set": dict(re.findall(r"(NCCL_\w+) set by environment to (\S+?)\.?(?:\s|$)", text)),
         "warnings": list(dict.fromkeys(re.findall(r"NCCL WARN (.{1,200})", text)))[:_LOG_LINES],
     }
