@@ -1,0 +1,132 @@
+"""What the tensor cores can do at most, without memory in the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.errors import NotApplicable
+from hostcheck.registry import bench
+
+from . import tensor_chain
+from .repeat import repeated
+
+if TYPE_CHECKING:
+    from hostcheck.bench.cuda import Device
+    from hostcheck.bench.lab import Lab
+    from hostcheck.model import Scalar
+
+LAUNCH_SECONDS = 20e-3
+"""Long enough that the control of clocks and power, which goes up and down, shows little."""
+HEAT_SECONDS = 0.3
+_QUICK = ("bf16", "fp8", "nvfp4")
+
+
+@bench(
+    id="tensor.pipe", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=6, rows=["prof-roofline"],
+    references=["PTX ISA: https://docs.nvidia.com/cuda/parallel-thread-execution"],
+)  # fmt: skip
+def tensor_pipe(lab: Lab) -> Iterator[Sampled]:
+    """The tensor cores multiply at this rate when no memory is in the way, for each number format of the part.
+
+    Chains of matrix instructions (mma.sync, wgmma on 9.0, tcgen05 on 10.x) on random operands that lie in registers or
+    shared memory, one block on each multiprocessor. The limit is multiprocessors x clock x operations per clock, at
+    the clock that the multiprocessors themselves counted meanwhile; so a low clock, such as under a power cap, lowers
+    the number and the limit alike, and `of_datasheet` tells of it. The sums of every multiprocessor are compared in
+    every period, and with the right ones. Below 0.95 of the limit: multiprocessors that stall; see `sm.sweep`.
+    """
+    from hostcheck.bench.cuda import Device
+
+    with Device(lab.gpu.ordinal) as device:
+        known = tensor_chain.chains(device.cc)
+        if not known:
+            raise NotApplicable(f"no chain is written for compute capability {device.cc[0]}.{device.cc[1]}")
+        names = [name for name in known if lab.level > Level.QUICK or name in _QUICK]
+        for name in names:
+            yield measure(lab, device, known[name], cases=len(names))
+
+
+def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -> Sampled:
+    """Return the rate of one chain."""
+    stream = device.stream()
+    runner = tensor_chain.Runner(device, chain)
+    seen = _Seen()
+
+    def batch(count: int) -> Sequence[float]:
+        run = runner.run(stream, periods, count=count)
+        seen.take(run)
+        return run.seconds
+
+    try:
+        once = runner.run(stream, 2, repeats=1).verdict
+        periods = runner.periods(stream, LAUNCH_SECONDS)
+        end = time.monotonic() + HEAT_SECONDS
+        while time.monotonic() < end:
+            batch(4)
+        times = repeated(lab, batch, cases)
+    finally:
+        runner.free()
+        stream.free()
+    operations = chain.operations * chain.repeats * periods
+    samples = tuple(operations * device.sm_count / each / 1e12 for each in times)
+    # Those before the samples were warm-up.
+    clock = median(seen.mhz[-len(times) :])
+    rate, source = tensor_chain.operations_per_clock(lab.gpu, chain)
+    details: dict[str, Scalar] = {
+        "operations_per_clock_and_sm": operations / median(seen.cycles[-len(times) :]),
+        "error": seen.error,
+        "error_once": once.error,
+    }
+    if (vendor := tensor_chain.datasheet(lab.gpu.model, chain)) is not None:
+        details["of_datasheet"] = median(samples) / vendor
+    if seen.wrong:
+        details["wrong_sms"] = tensor_chain.named(seen.wrong)
+    return Sampled(
+        case=chain.label,
+        samples=samples,
+        unit=chain.unit,
+        limit=None if rate is None else device.sm_count * clock * 1e6 * rate / 1e12,
+        limit_source="" if rate is None else f"{device.sm_count} SMs x {clock:.0f} MHz as counted x {rate} ({source})",
+        settings=settings(device.cc, chain),
+        details=details,
+        verified=once.right and seen.right and not seen.wrong,
+    )
+
+
+class _Seen:
+    """What is kept of runs, of which a long benchmark makes many.
+
+    Attributes:
+        mhz, cycles: of each launch, the median over its blocks.
+        error: the largest; `right` whether all were within the tolerance; `wrong` which multiprocessors differed.
+    """
+
+    def __init__(self) -> None:
+        self.mhz: list[float] = []
+        self.cycles: list[float] = []
+        self.error = 0.0
+        self.right = True
+        self.wrong: dict[int, str] = {}
+
+    def take(self, run: tensor_chain.Run) -> None:
+        """Add a run."""
+        self.mhz += [tensor_chain.clock_mhz(reports) for reports in run.launches]
+        self.cycles += [median(report.cycles for report in reports) for reports in run.launches]
+        self.error = max(self.error, run.verdict.error)
+        self.right = self.right and run.verdict.right
+        self.wrong.update(run.verdict.wrong)
+
+
+def settings(cc: tuple[int, int], chain: tensor_chain.Chain) -> dict[str, Scalar]:
+    """Return what must be equal for two numbers to be comparable, and whether we ever ran it."""
+    made: dict[str, Scalar] = {
+        "instruction": chain.instruction,
+        "data": "random" if chain.exact else "random, normal",
+        "clock": "events",
+    }
+    if cc not in tensor_chain.RUN_ON:
+        made["hardware"] = tensor_chain.UNSEEN
+    return made

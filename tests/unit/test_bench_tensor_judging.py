@@ -1,0 +1,125 @@
+"""What is made of the reports of the multiprocessors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.gpu_table import find
+from hostcheck.microbench import sm_sweep, tensor_chain, tensor_pipe
+from hostcheck.microbench.tensor_chain import Report, Run, Verdict
+
+CHAIN = tensor_chain.wgmma("int8")
+GOOD = Report(sm=0, cycles=1_000_000, ns=600_000, word=77, differing=0)
+
+
+def test_sums_that_all_have_and_that_are_right_are_right():
+    reports, tile, wanted = _launch()
+    verdict = tensor_chain.judge(CHAIN, [reports], tile, wanted, 1)
+    assert (verdict.error, verdict.right, verdict.wrong) == (0.0, True, {})
+
+
+def test_a_multiprocessor_with_other_sums_is_named():
+    reports, tile, wanted = _launch()
+    reports[5] = replace(reports[5], word=78)
+    reports[9] = replace(reports[9], differing=3)
+    verdict = tensor_chain.judge(CHAIN, [reports], tile, wanted, 1)
+    assert verdict.right
+    assert verdict.wrong == {5: "other sums than most", 9: "sums changed 3 times"}
+
+
+def test_other_sums_in_an_earlier_launch_are_named_too():
+    reports, tile, wanted = _launch()
+    earlier = [replace(report, word=1) if report.sm == 2 else report for report in reports]
+    assert tensor_chain.judge(CHAIN, [earlier, reports], tile, wanted, 1).wrong == {2: "other sums than most"}
+
+
+def test_the_sums_that_most_have_are_judged_even_if_the_first_block_has_others():
+    reports, _, _ = _launch()
+    reports[0] = replace(reports[0], word=1)
+    assert tensor_chain.typical(reports) == 1
+
+
+def test_sums_that_all_have_and_that_are_wrong_are_wrong():
+    reports, tile, wanted = _launch()
+    assert not tensor_chain.judge(CHAIN, [reports], tile, wanted + 1, 1).right
+
+
+def _launch(count: int = 12):
+    import numpy as np
+
+    wanted = np.arange(CHAIN.rows * CHAIN.columns).reshape(CHAIN.rows, CHAIN.columns)
+    return [replace(GOOD, sm=sm) for sm in range(count)], wanted.astype("<i4").tobytes(), wanted
+
+
+def _runs(count: int = 12, slow: int | None = None, by: float = 0.0, wrong: dict[int, str] | None = None, error=0.0):
+    """Twenty launches on healthy multiprocessors, of which one may take longer."""
+    reports = tuple(
+        replace(GOOD, sm=sm, cycles=1_000_000 + sm, ns=int(600_000 * (1 + (by if sm == slow else sm / 1e4))))
+        for sm in range(count)
+    )
+    run = Run((0.001,) * 10, (reports,) * 10, Verdict(error, error == 0, wrong or {}))
+    return [run, run]
+
+
+def test_a_healthy_gpu_has_neither_wrong_nor_slow_multiprocessors():
+    found = sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs())
+    assert (found.details["wrong_sms"], found.details["slow_sms"]) == ("", "")
+    assert (found.verified, found.invalid) == (True, "")
+    assert len(found.samples) == 20
+    assert 7999 < found.samples[0] < 8000
+    assert (found.details["slowest_sm"], found.details["fastest_sm"]) == (11, 0)
+
+
+def test_a_slow_multiprocessor_is_named():
+    found = sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs(slow=7, by=0.08))
+    assert found.details["slow_sms"] == "SM 7 (+0.0% cycles, +7.9% time)"
+    assert (found.details["slowest_sm"], found.verified) == (7, True)
+
+
+def test_clusters_whose_clocks_differ_as_on_a_healthy_gpu_are_not_slow():
+    assert sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs(slow=7, by=0.03)).details["slow_sms"] == ""
+
+
+def test_a_wrong_multiprocessor_is_named_and_the_number_still_counts():
+    found = sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs(wrong={3: "other sums than most"}))
+    assert found.details["wrong_sms"] == "SM 3 (other sums than most)"
+    assert (found.verified, found.invalid) == (True, "")
+
+
+def test_wrong_sums_everywhere_make_the_number_void():
+    assert not sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs(error=0.5)).verified
+
+
+def test_a_multiprocessor_that_was_never_reached_makes_the_number_void():
+    found = sm_sweep.judged(CHAIN, 8_000_000_000, 13, _runs())
+    assert found.invalid == "1 of 13 multiprocessors were never given a block"
+    assert not sm_sweep.enough(dict.fromkeys(range(12), 20), 13)
+    assert not sm_sweep.enough({0: 20, 1: 9}, 2)
+    assert sm_sweep.enough(dict.fromkeys(range(12), 10), 12)
+
+
+def test_many_that_are_wrong_are_counted():
+    assert tensor_chain.named(dict.fromkeys(range(20), "x")).endswith("SM 7 (x) and 12 more")
+
+
+def test_the_clock_is_what_multiprocessors_counted():
+    assert round(tensor_chain.clock_mhz([GOOD, GOOD, replace(GOOD, ns=500_000)]), 1) == 1666.7
+
+
+def test_rates_are_those_of_the_model_and_estimates_say_so():
+    chain = tensor_chain.wgmma("bf16")
+    h100, h20 = (BenchGpu(index=0, ordinal=0, uuid="", name="", cc=(9, 0), model=find(id)) for id in ("2330", "2329"))
+    assert tensor_chain.operations_per_clock(h100, chain)[0] == 4096
+    assert tensor_chain.operations_per_clock(h20, chain)[0] == 1024
+    unknown, source = tensor_chain.operations_per_clock(replace(h100, model=None), chain)
+    assert unknown == 4096
+    assert source.startswith("estimate")
+    assert tensor_chain.operations_per_clock(replace(h100, model=None, cc=(13, 0)), chain) == (None, "")
+
+
+def test_what_we_never_ran_says_so():
+    assert "hardware" not in tensor_pipe.settings((9, 0), CHAIN)
+    for cc in ((8, 0), (8, 9), (10, 0), (10, 3), (12, 0)):
+        for chain in tensor_chain.chains(cc).values():
+            assert tensor_pipe.settings(cc, chain)["hardware"] == "not run on this hardware by us"
