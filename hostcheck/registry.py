@@ -173,8 +173,14 @@ def matches(id: str, pattern: str) -> bool:
     return fnmatchcase(id, pattern) or id.split(".", 1)[0] == pattern
 
 
-def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
+def select(
+    ids: Iterable[str], patterns: Iterable[str], *, noun: str = "check", listed: str = "hostcheck list"
+) -> set[str]:
     """Return the ids that any of the patterns matches, such as "gpu.*" or "memory.swap".
+
+    Args:
+        ids, patterns: what there is, and what is wanted of it.
+        noun, listed: what the ids are of, and which command shows all.
 
     Raises:
         HostcheckError: a pattern matches nothing; the nearest id is named.
@@ -184,7 +190,7 @@ def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
     for pattern in patterns:
         found = [id for id in known if matches(id, pattern)]
         if not found:
-            raise HostcheckError(f"no check matches {pattern!r}{suggest(pattern, known)} (hostcheck list shows all)")
+            raise HostcheckError(f"no {noun} matches {pattern!r}{suggest(pattern, known)} ({listed} shows all)")
         chosen.update(found)
     return chosen
 

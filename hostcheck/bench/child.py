@@ -161,9 +161,9 @@ class _Worker:
                     sampler.close()
                 subject = sampled.subject or self._plan.subject
                 measured = sampler.seconds()
-                conditions = sampler.take(self._subjects_in(subject))
+                conditions = replace(sampler.take(self._subjects_in(subject)), seconds=round(measured, 6))
                 now = time.monotonic()
-                self.tell(Got(self._measurement(made, order, sampled, subject, conditions, measured, now - begun)))
+                self.tell(Got(self._measurement(made, order, sampled, subject, conditions, now - begun)))
                 lab.watched, begun = False, now
                 sampler.open()
         finally:
@@ -182,14 +182,13 @@ class _Worker:
         sampled: Sampled,
         subject: str,
         conditions: Conditions,
-        measured: float,
         seconds: float,
     ) -> Measurement:
         named = self._subjects_in(subject) or [gpu.subject for gpu in self.gpus]
         ceilings = self._ceilings.get(named[0], Ceilings()) if named else Ceilings()
         samples = tuple(float(sample) for sample in sampled.samples)
         sampled = replace(sampled, samples=samples)
-        invalid = fault(sampled, conditions, measured, ceilings=ceilings, lower_is_better=made.lower_is_better)
+        invalid = fault(sampled, conditions, ceilings=ceilings, lower_is_better=made.lower_is_better)
         try:
             value: float | None = statistic(samples, sampled.statistic)
         except ValueError:
@@ -217,7 +216,8 @@ class _Worker:
         made = BENCHES.get(bench)
         subject = self._plan.subject
         if isinstance(problem, HostcheckError | Unavailable | NotApplicable):
-            return Missing(bench=bench, subject=subject, why=str(problem) or type(problem).__name__)
+            applies = not isinstance(problem, NotApplicable)
+            return Missing(bench=bench, subject=subject, why=str(problem) or type(problem).__name__, applies=applies)
         if isinstance(problem, ModuleNotFoundError) and made and made.backend:
             why = f"the Python package {problem.name} is missing: pip install 'hostcheck[{made.backend}]'"
             return Missing(bench=bench, subject=subject, why=why)

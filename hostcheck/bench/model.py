@@ -47,6 +47,7 @@ class Conditions:
         errors: error counters that grew meanwhile, such as "ecc.dram.corrected" or "pcie.replays", by how much.
         others: what else ran on the device, such as "python (pid 4711)".
         joules: energy taken by the device during the samples.
+        seconds: how long it was watched; nanoseconds of slowdown are of these.
     """
 
     sm_mhz: float | None = None
@@ -59,6 +60,7 @@ class Conditions:
     errors: dict[str, int] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     joules: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +136,15 @@ class Missing:
 
     Attributes:
         why: one line, with what to do.
+        applies: whether a number was to be had at all; not, where the GPU has no such units, or a package that nobody
+            asked for is not installed.
         bug: it is ours: an exception that no user can cause, and its traceback.
     """
 
     bench: str
     subject: str
     why: str
+    applies: bool = True
     bug: str = ""
 
 

@@ -84,6 +84,7 @@ class _Child:
         self.plan = plan
         self.ready: Ready | None = None
         self.working = False
+        self.mute = False
         self.deadline = 0.0
         self._buffer = b""
         self._decoder = msgspec.json.Decoder(Event)
@@ -119,23 +120,24 @@ class _Child:
         self.working, self.deadline = True, deadline
         self._send(order)
 
-    def events(self) -> list[Event] | None:
-        """Return what it has said since; None once it can say no more, or says what is no event."""
-        while True:
+    def events(self) -> list[Event]:
+        """Return what it has said since; it is mute once it can say no more, or says what is no event."""
+        while not self.mute:
             try:
                 piece = os.read(self.fd, 1 << 16)
             except BlockingIOError:
                 break
-            if not piece:
-                return None
             self._buffer += piece
-            if len(self._buffer) > LONGEST:
-                return None
+            self.mute = not piece or len(self._buffer) > LONGEST
         *lines, self._buffer = self._buffer.split(b"\n")
-        try:
-            return [self._decoder.decode(line) for line in lines]
-        except msgspec.MsgspecError:
-            return None
+        found: list[Event] = []
+        for line in lines:
+            try:
+                found.append(self._decoder.decode(line))
+            except msgspec.MsgspecError:
+                self.mute = True
+                break
+        return found
 
     def end(self, seconds: float) -> bool:
         """Let it go, and kill it if it does not; return whether it is gone."""
@@ -326,12 +328,11 @@ class Parent:
                 heard = [key.data for key, _ in selector.select(pause)]
                 late = [child for child in waited if child not in heard and child.deadline <= time.monotonic()]
                 for child in heard:
-                    events = child.events()
-                    for event in events or ():
+                    for event in child.events():
                         self._take(step, child, event)
-                    if events is None:
+                    if child.mute:
                         self._bury(step, child, "")
-                    if events is None or (child.ready if starting else not child.working):
+                    if child.mute or (child.ready if starting else not child.working):
                         selector.unregister(child.fd)
                         waited.remove(child)
                 for child in late:

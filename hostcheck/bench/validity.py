@@ -16,7 +16,7 @@ from hostcheck.bench.model import Conditions, Sampled
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
 # What the driver lowers clocks for that no healthy, well cooled, well fed GPU shows.
-_SLOWDOWNS = {
+SLOWDOWNS = {
     "hw_thermal_slowdown": "hardware thermal slowdown",
     "hw_power_brake": "the hardware power brake (power supply or rack)",
     "sw_thermal_slowdown": "software thermal slowdown",
@@ -29,8 +29,8 @@ _STARVED = 0.7
 _MEMORY_STARVED = 0.9
 _VARIATION = 0.05
 _FEWEST = 5
-_PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
-_MANY = 8
+PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
+MANY = 8
 
 COMPUTE = ("TFLOPS", "TOPS")
 """Units of what the clock of the multiprocessors decides."""
@@ -79,15 +79,12 @@ def variation(samples: Sequence[float]) -> float | None:
     return (high - low) / 1.349 / middle if middle else None
 
 
-def fault(
-    sampled: Sampled, conditions: Conditions, seconds: float, *, ceilings: Ceilings, lower_is_better: bool = False
-) -> str:
+def fault(sampled: Sampled, conditions: Conditions, *, ceilings: Ceilings, lower_is_better: bool = False) -> str:
     """Return why a number may not be believed, in one line; an empty string where nothing speaks against it.
 
     Args:
         sampled: what the benchmark yielded.
         conditions: of the GPU meanwhile.
-        seconds: how long was measured.
         ceilings: what the GPU could do.
         lower_is_better: as of the benchmark.
     """
@@ -103,9 +100,9 @@ def fault(
     return (
         _above(sampled, value, lower_is_better)
         or _meanwhile(conditions)
-        or _slowed(conditions, seconds)
-        or _capped(sampled, conditions, seconds, ceilings)
-        or _starved(sampled, conditions, seconds, ceilings)
+        or _slowed(conditions)
+        or _capped(sampled, conditions, ceilings)
+        or _starved(sampled, conditions, ceilings)
         or _unsteady(sampled, lower_is_better)
     )
 
@@ -129,34 +126,36 @@ def _meanwhile(conditions: Conditions) -> str:
     grew = [
         f"{name} +{more}"
         for name, more in conditions.errors.items()
-        if name in _PROVING or (name.startswith(("nvlink.", "pcie.")) and more > _MANY)
+        if name in PROVING or (name.startswith(("nvlink.", "pcie.")) and more > MANY)
     ]
     return f"errors were counted meanwhile: {', '.join(grew)}" if grew else ""
 
 
-def _share(conditions: Conditions, reason: str, seconds: float) -> float:
-    return conditions.throttled_ns.get(reason, 0) / 1e9 / seconds if seconds > 0 else 0.0
+def share(conditions: Conditions, reason: str) -> float:
+    """Return for which share of the watched time a reason held the clocks down."""
+    seconds = conditions.seconds or 0.0
+    return min(1.0, conditions.throttled_ns.get(reason, 0) / 1e9 / seconds) if seconds > 0 else 0.0
 
 
-def _slowed(conditions: Conditions, seconds: float) -> str:
-    for reason, words in _SLOWDOWNS.items():
-        share = _share(conditions, reason, seconds)
-        if share > _SLOWED:
-            return f"slowed by {words} for {min(share, 1):.0%} of the time"
+def _slowed(conditions: Conditions) -> str:
+    for reason, words in SLOWDOWNS.items():
+        part = share(conditions, reason)
+        if part > _SLOWED:
+            return f"slowed by {words} for {part:.0%} of the time"
     return ""
 
 
-def _capped(sampled: Sampled, conditions: Conditions, seconds: float, ceilings: Ceilings) -> str:
+def _capped(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> str:
     """Say where a power limit below the part's own held a compute benchmark down."""
     limit, default = conditions.power_limit_w, ceilings.power_default_w
     if sampled.unit not in COMPUTE or limit is None or default is None or limit >= default * _BELOW_DEFAULT:
         return ""
-    if _share(conditions, "sw_power_cap", seconds) <= _CAPPED:
+    if share(conditions, "sw_power_cap") <= _CAPPED:
         return ""
     return f"the power limit is {limit:.0f} W of {default:.0f} W, and it held the clocks down"
 
 
-def _starved(sampled: Sampled, conditions: Conditions, seconds: float, ceilings: Ceilings) -> str:
+def _starved(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> str:
     """Say where clocks stayed low without a reason that the driver counts, as locked or application clocks do."""
     memory, memory_max = conditions.mem_mhz, ceilings.mem_max_mhz
     if sampled.unit == "GB/s" and memory and memory_max and memory < memory_max * _MEMORY_STARVED:
@@ -164,7 +163,7 @@ def _starved(sampled: Sampled, conditions: Conditions, seconds: float, ceilings:
     clock, clock_max = conditions.sm_mhz, ceilings.sm_max_mhz
     if sampled.unit not in COMPUTE or not clock or not clock_max or clock >= clock_max * _STARVED:
         return ""
-    if _share(conditions, "sw_power_cap", seconds) > _CAPPED:
+    if share(conditions, "sw_power_cap") > _CAPPED:
         return ""
     return (
         f"the SM clock stayed at {clock:.0f} of {clock_max:.0f} MHz without a power cap: locked or application clocks?"

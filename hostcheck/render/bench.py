@@ -1,0 +1,174 @@
+"""What was measured, for people at a terminal: each number beside its physical limit, and beside its equals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from hostcheck.bench.baseline import Comparison
+from hostcheck.bench.model import Measurement, Session
+from hostcheck.facts.bench import lower_is_better
+from hostcheck.render.fold import fold_line
+from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
+
+_BAR = 20
+_NAME = 26
+
+
+def render_session(
+    session: Session, *, color: bool | None = None, width: int | None = None, ascii: bool | None = None
+) -> str:
+    """Return the measurements of a session as text; equal parts share a line.
+
+    Args:
+        session: what was measured.
+        color, width, ascii: as for `hostcheck.render.text.render_text`.
+    """
+    page = _page(color, width, ascii)
+    page.put(("MEASURED", "bold"), (_headline(session), "dim"), hang=2, between="  ")
+    page.blank()
+    groups: dict[tuple[str, str, str, float | None], list[Measurement]] = {}
+    for measured in session.measurements:
+        key = (measured.bench, measured.case, measured.unit, _rounded(measured.limit))
+        groups.setdefault(key, []).append(measured)
+    shown = ""
+    for group in groups.values():
+        bench = group[0].bench
+        _line(page, group, "" if bench == shown else bench)
+        shown = bench
+    if not groups:
+        page.put("nothing", indent=2)
+    _missing(page, session)
+    page.blank()
+    return page.text()
+
+
+def render_comparison(
+    comparison: Comparison, *, color: bool | None = None, width: int | None = None, ascii: bool | None = None
+) -> str:
+    """Return a comparison as text, what is worse first, and last what could not be compared."""
+    page = _page(color, width, ascii)
+    for title, worse in (("Worse", True), ("Not worse", False)):
+        own = [each for each in comparison.compared if each.worse is worse]
+        if own:
+            page.blank()
+            page.put((f"{title.upper()}", "bold red" if worse else "bold"))
+        for each in own:
+            page.put(
+                (each.name, "bold"),
+                f"{each.subject}:",
+                f"{number(each.before)} -> {number(each.now)} {each.unit}",
+                (f"{each.change:+.1f} %", "red" if worse else ""),
+                (f"(noise {each.noise:.1f} %)", "dim"),
+                indent=2,
+                hang=4,
+            )
+    if comparison.apart:
+        page.blank()
+        page.put(("NOT COMPARED", "bold"))
+        for line in comparison.apart:
+            page.put(line, indent=2, hang=4)
+    if comparison.versions:
+        page.blank()
+        page.put(("OTHER VERSIONS", "bold"))
+        for line in comparison.versions:
+            page.put(line, indent=2, hang=4)
+    page.blank()
+    worse_ones = sum(each.worse for each in comparison.compared)
+    page.put(
+        f"{len(comparison.compared)} compared, {worse_ones} worse by more than tolerance and noise, "
+        f"{len(comparison.apart)} not compared."
+    )
+    return page.text()
+
+
+def number(value: float) -> str:
+    """Spell a number with about four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _page(color: bool | None, width: int | None, ascii: bool | None) -> Page:
+    return Page(
+        width=page_width() if width is None else width,
+        color=wants_color() if color is None else color,
+        ascii=wants_ascii() if ascii is None else ascii,
+    )
+
+
+def _headline(session: Session) -> str:
+    names: dict[str, int] = {}
+    for told in session.devices.values():
+        if "name" in told:
+            names[told["name"]] = names.get(told["name"], 0) + 1
+    parts = [f"{session.level} level", *(f"{count} x {name}" for name, count in names.items())]
+    parts += [f"driver {session.versions['driver']}"] if "driver" in session.versions else []
+    return ", ".join([*parts, f"{session.seconds:.0f} s"])
+
+
+def _rounded(limit: float | None) -> float | None:
+    """Return a limit such that those of clocks that differ by a little count as equal."""
+    return None if limit is None else float(f"{limit:.1g}")
+
+
+def _line(page: Page, group: Sequence[Measurement], bench: str) -> None:
+    valid = [measured for measured in group if not measured.invalid and measured.value is not None]
+    subjects = fold_line([measured.subject for measured in group], most=3)
+    if valid:
+        values = [measured.value or 0.0 for measured in valid]
+        middle = median(values)
+        limits = [measured.limit for measured in valid if measured.limit]
+        limit = median(limits) if limits else None
+        head = f"{bench:<14} {group[0].case}" if page.width >= 60 else f"{bench} {group[0].case}"
+        text = f"{number(middle):>7} {group[0].unit}"
+        beside: tuple[str, str] = ("", "")
+        if limit and not lower_is_better(group[0].unit):
+            beside = (f"{_bar(middle / limit, page.ascii)} {middle / limit:>6.1%} of {number(limit)}", "green")
+        page.put(
+            f"{head:<{_NAME + 4}}{text:<16}",
+            beside,
+            (_spread(valid, values, subjects), "dim"),
+            indent=2,
+            hang=4,
+            between=" ",
+        )
+    reasons: dict[str, list[str]] = {}
+    for measured in group:
+        if measured.invalid:
+            reasons.setdefault(measured.invalid, []).append(measured.subject)
+    for why, own in reasons.items():
+        name = f"{group[0].bench} {group[0].case}".strip()
+        page.put((name, "bold"), f"{fold_line(own, most=3)}:", ("invalid:", "yellow"), why, indent=2, hang=4)
+
+
+def _bar(share: float, ascii: bool) -> str:
+    filled = max(0, min(_BAR, round(share * _BAR)))
+    full, empty = ("#", ".") if ascii else ("█", "░")
+    return full * filled + empty * (_BAR - filled)
+
+
+def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str) -> str:
+    """Say on what, and where it was worst."""
+    if len(valid) == 1:
+        return subjects
+    worst = max(values) if lower_is_better(valid[0].unit) else min(values)
+    where = valid[values.index(worst)].subject
+    return f"{subjects}; {'slowest' if lower_is_better(valid[0].unit) else 'lowest'} {number(worst)} on {where}"
+
+
+def _missing(page: Page, session: Session) -> None:
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for missing in session.missing:
+        reasons.setdefault(missing.why, {}).setdefault(missing.bench, []).append(missing.subject)
+    if not reasons:
+        return
+    page.blank()
+    page.put(("NOT MEASURED", "bold"))
+    page.blank()
+    for why, benches in reasons.items():
+        subjects = sorted({subject for own in benches.values() for subject in own} - {"host"})
+        where = f" on {fold_line(subjects, most=3)}" if subjects else ""
+        page.put((f"{_some(list(benches))}{where}:", "bold"), why, indent=2, hang=4)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
