@@ -79,8 +79,13 @@ class Ranks:
     def share(self, mine: Any) -> list[Any]:
         """Give a value to all ranks and return what each of them gave; not through what is measured."""
         self._number += 1
-        self.store.set(f"hostcheck/{self._number}/{self.rank}", json.dumps(mine))
-        return [json.loads(self.store.get(f"hostcheck/{self._number}/{rank}")) for rank in range(self.size)]
+        place = f"hostcheck/{self._number}"
+        self.store.set(f"{place}/{self.rank}", json.dumps(mine))
+        if self.rank == 0:
+            all_of_them = [json.loads(self.store.get(f"{place}/{rank}")) for rank in range(self.size)]
+            self.store.set(place, json.dumps(all_of_them))
+        shared: list[Any] = json.loads(self.store.get(place))
+        return shared
 
     def measure(self, operation: str, size: int, seconds: float) -> dict[str, Any]:
         """Time one operation at one size.
