@@ -239,6 +239,9 @@ class Run:
 class Runner:
     """A chain on a GPU: its operands, its memory, its launches.
 
+    Attributes:
+        operands: as the kernel gets them, in its order.
+
     Args:
         device: where it runs.
         chain: what.
@@ -252,7 +255,7 @@ class Runner:
         b = tensor_operands.draw(chain.name, chain.columns, columns, SEEDS[1])
         self._once = product(a, b)
         self._kernel = device.kernel(chain.file, "chain", chain.options)
-        self._operands = [self._upload(content) for content in arranged(chain, a, b)]
+        self.operands = [self._upload(content) for content in arranged(chain, a, b)]
         self._tile_bytes = chain.rows * chain.columns * (8 if chain.name == "fp64" else 4)
         self._tiles = device.alloc(device.sm_count * self._tile_bytes)
         self._reports = device.alloc(device.sm_count * _REPORT_BYTES)
@@ -293,7 +296,7 @@ class Runner:
     def _launch(self, periods: int, repeats: int, reports: int) -> Launch:
         last = [] if self.chain.descriptor is None else [c_uint32(self.chain.descriptor)]
         return self._kernel.bind(
-            self.device.sm_count, self.chain.threads, *self._operands, self._tiles, c_uint64(reports),
+            self.device.sm_count, self.chain.threads, *self.operands, self._tiles, c_uint64(reports),
             c_uint32(periods), c_uint32(repeats), *last, shared=self._shared,
         )  # fmt: skip
 
@@ -319,7 +322,7 @@ class Runner:
 
     def free(self) -> None:
         """Give its memory back."""
-        for buffer in (*self._operands, self._tiles, self._reports):
+        for buffer in (*self.operands, self._tiles, self._reports):
             buffer.free()
 
 
