@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_float, c_uint32, c_uint64
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,14 @@ class Variant:
 
 
 # Which is fastest depends on the GPU and the kernel; each is tried for a moment.
-VARIANTS = (Variant(4, 256, 0), Variant(4, 512, 0), Variant(8, 256, 0), Variant(4, 512, 4))
+VARIANTS = (
+    Variant(1, 1024, 0),
+    Variant(1, 512, 0),
+    Variant(2, 512, 0),
+    Variant(4, 512, 0),
+    Variant(4, 1024, 0),
+    Variant(4, 512, 4),
+)
 
 
 def size_of(device: Device) -> int:
@@ -168,7 +176,7 @@ def best(stream: Stream, task: Task, variants: Sequence[Variant] = VARIANTS) -> 
     took = {}
     for variant in variants:
         work = task.launch(variant)
-        took[variant] = median(stream.time([lambda work=work: work(stream)] * 6)[1:])  # type: ignore[misc]
+        took[variant] = median(stream.time([partial(work, stream)] * 6)[1:])
     return min(took, key=lambda variant: took[variant])
 
 

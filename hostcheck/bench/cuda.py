@@ -40,7 +40,6 @@ _ADVICE = {
     "NO_BINARY_FOR_GPU": f"the driver is older than the compiler of the kernels: {kernels.INSTALL}",
     "UNSUPPORTED_PTX_VERSION": f"the driver is older than the compiler of the kernels: {kernels.INSTALL}",
     "INVALID_IMAGE": f"the driver is older than the compiler of the kernels: {kernels.INSTALL}",
-    "INSUFFICIENT_DRIVER": f"the driver is older than the CUDA libraries: {kernels.INSTALL}",
     "OPERATING_SYSTEM": "the driver could not get what it needs from the kernel; see ulimit -l, and dmesg for Xids",
     "ECC_UNCORRECTABLE": "memory of the GPU is damaged: drain the host, then reset the GPU; see dmesg for Xids",
     "CONTAINED": "memory of the GPU is damaged: drain the host, then reset the GPU; see dmesg for Xids",

@@ -1,0 +1,316 @@
+"""Print what hostcheck measures on a GPU beside what torch reaches with the same work on the same memory.
+
+Ours and the reference take turns, and the medians of all rounds are compared: what the GPU does meanwhile (clocks,
+heat) meets both. Each pair states the least ratio that is expected. `python benchmarks/gpu_reference.py --help`.
+
+Needs torch with CUDA, and the extra "bench". Reads and measures; changes no setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import bench_lab
+
+from hostcheck.bench.cuda import Buffer, Device, Stream
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.microbench import copies, hbm, peers, tensor_chain, tensor_pipe
+
+ROUNDS = 9
+_EACH = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Ours and the reference: each call does the work some times and returns the rate.
+
+    Attributes:
+        least: the ratio that ours is to reach.
+        limit: of the datasheet, in the same unit; `share` is what ours is to reach of it.
+    """
+
+    name: str
+    unit: str
+    ours: Callable[[], float]
+    reference: Callable[[], float]
+    reference_name: str
+    least: float
+    limit: float | None = None
+    share: float | None = None
+
+
+class _View:
+    """Memory of ours, for torch."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (buffer.size // 4,),
+            "typestr": "<f4",
+            "data": (buffer.pointer, False),
+            "version": 3,
+            "strides": None,
+        }
+
+
+@cache
+def opened(ordinal: int) -> tuple[Device, Stream]:
+    """Return a GPU and a stream on it, for good: torch comes back to streams that it has used."""
+    device = Device(ordinal)
+    return device, device.stream()
+
+
+def tensor(buffer: Buffer) -> Any:
+    """Return the torch tensor of floats that lies in a buffer of ours."""
+    import torch
+
+    return torch.as_tensor(_View(buffer), device=f"cuda:{buffer.device.ordinal}")
+
+
+def on(stream: Stream, work: Callable[[], object]) -> Callable[[], None]:
+    """Return work that torch queues on a stream of ours, so that both are timed alike."""
+    import torch
+
+    outer = torch.cuda.ExternalStream(int(stream.handle), device=f"cuda:{stream.device.ordinal}")
+
+    def run() -> None:
+        with torch.cuda.stream(outer):
+            work()
+
+    for _ in range(5):
+        run()
+    stream.synchronize()
+    return run
+
+
+def rate(stream: Stream, work: Callable[[], object], amount: float) -> float:
+    """Return the median rate of some pieces of work that were queued behind one another."""
+    return float(amount / median(stream.time([work] * _EACH)))
+
+
+def memory(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
+    """Yield triad, copy and read over device memory."""
+    import torch
+
+    gpu = gpus[0]
+    limit = hbm.limit_of(gpu)[0]
+    device, stream = opened(gpu.ordinal)
+    for name, least, share in (("triad", 1.0, 0.90), ("copy", 1.0, None), ("read", 1.0, 0.92)):
+        task = hbm.TASKS[name](device, stream, hbm.size_of(device))
+        buffers = [tensor(thing) for thing in device.owned if isinstance(thing, Buffer)]
+        work = partial(task.launch(hbm.best(stream, task)), stream)
+        for what, reference in _references(torch, name, buffers):
+            yield Pair(
+                name=f"hbm.{name}",
+                unit="GB/s",
+                ours=partial(rate, stream, work, task.moved / 1e9),
+                reference=partial(rate, stream, on(stream, reference), task.moved / 1e9),
+                reference_name=what,
+                least=least,
+                limit=limit,
+                share=share,
+            )
+        del buffers
+        for thing in [thing for thing in device.owned if isinstance(thing, Buffer)]:
+            thing.free()
+
+
+def _references(torch: Any, name: str, buffers: list[Any]) -> Iterator[tuple[str, Callable[[], object]]]:
+    if name == "copy":
+        yield "torch copy_", lambda: buffers[1].copy_(buffers[0])
+    elif name == "read":
+        out = torch.empty((), device=buffers[0].device)
+        yield "torch sum", lambda: torch.sum(buffers[0], dim=0, out=out)
+    else:
+        a, b, c = buffers
+
+        def plain(a: Any, b: Any, c: Any) -> Any:
+            return a.copy_(b + hbm.SCALE * c)
+
+        compiled = torch.compile(plain)
+        yield "torch.compile", lambda: compiled(a, b, c)
+        tuned = torch.compile(plain, mode="max-autotune-no-cudagraphs")
+        yield "torch.compile, max-autotune", lambda: tuned(a, b, c)
+
+
+def host(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
+    """Yield copies from and to pinned memory of the host."""
+    import torch
+
+    case = copies.Case("pinned", node=gpus[0].numa_node)
+    pinned = torch.empty(copies.SIZE // 4, dtype=torch.float32, pin_memory=True)
+    device, stream = opened(gpus[0].ordinal)
+    with copies.Sides(device, case) as sides:
+        for name, to_gpu in (("copy.h2d", True), ("copy.d2h", False)):
+            sides.prepare(stream, to_gpu=to_gpu)
+            target, source = (tensor(sides.gpu), pinned) if to_gpu else (pinned, tensor(sides.gpu))
+            reference = on(stream, partial(target.copy_, source, non_blocking=True))
+            yield Pair(
+                name=name,
+                unit="GB/s",
+                ours=partial(rate, stream, partial(sides.copy, stream, to_gpu=to_gpu), sides.moved / 1e9),
+                reference=partial(rate, stream, reference, sides.moved / 1e9),
+                reference_name="torch copy_, pinned",
+                least=0.98,
+            )
+
+
+def between_gpus(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
+    """Yield copies from each GPU to the next."""
+    devices = [opened(gpu.ordinal)[0] for gpu in gpus]
+    for first, second in ((first, (first + 1) % len(gpus)) for first in range(len(gpus)) if len(gpus) > 1):
+        lane = peers.Lane(gpus, devices, first, second)
+        yield Pair(
+            name=f"peer.copy {lane.name}",
+            unit="GB/s",
+            ours=partial(_lane_rate, lane),
+            reference=partial(_torch_rate, tensor(lane.source), tensor(lane.target)),
+            reference_name="torch copy_",
+            least=0.98,
+            limit=lane.limit,
+        )
+        lane.free()
+
+
+def _lane_rate(lane: peers.Lane) -> float:
+    return float(peers.SIZE / 1e9 / median(peers.at_once([lane]) for _ in range(_EACH)))
+
+
+def _torch_rate(source: Any, target: Any) -> float:
+    import torch
+
+    with torch.cuda.device(source.device):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        target.copy_(source, non_blocking=True)
+        begin.record()
+        for _ in range(_EACH):
+            target.copy_(source, non_blocking=True)
+        end.record()
+        end.synchronize()
+    return float(peers.SIZE * _EACH / 1e6 / begin.elapsed_time(end))
+
+
+class _Pipe:
+    """A chain of matrix instructions, and what the multiprocessors could do at the clocks that they counted."""
+
+    def __init__(self, gpu: BenchGpu, device: Device, stream: Stream, chain: tensor_chain.Chain) -> None:
+        self._stream = stream
+        self.runner = tensor_chain.Runner(device, chain)
+        self._periods = self.runner.periods(stream, tensor_pipe.LAUNCH_SECONDS)
+        self._work = chain.operations * chain.repeats * self._periods * device.sm_count / 1e12
+        self._per_hz = device.sm_count * (tensor_chain.operations_per_clock(gpu, chain)[0] or 0) / 1e12
+        self._bounds = [0.0]
+
+    def rate(self) -> float:
+        run = self.runner.run(self._stream, self._periods, count=_EACH)
+        assert run.verdict.right, run.verdict.error
+        self._bounds = [tensor_chain.clock_mhz(reports) * 1e6 * self._per_hz for reports in run.launches]
+        return float(self._work / median(run.seconds))
+
+    def bound(self) -> float:
+        return median(self._bounds)
+
+
+def pipes(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
+    """Yield each number format's chain beside multiprocessors x counted clock x operations per clock."""
+    device, stream = opened(gpus[0])
+    for chain in tensor_chain.chains(device.cc).values():
+        pipe = _Pipe(gpus[0], device, stream, chain)
+        yield Pair(
+            name=f"tensor.pipe {chain.label}",
+            unit=chain.unit,
+            ours=pipe.rate,
+            reference=pipe.bound,
+            reference_name="SMs x clock x operations",
+            least=0.95,
+        )
+        pipe.runner.free()
+
+
+PAIRS: dict[str, Callable[[tuple[BenchGpu, ...]], Iterator[Pair]]] = {
+    "memory": memory,
+    "host": host,
+    "peers": between_gpus,
+    "tensor": pipes,
+}
+"""What is compared, by the word for --only. An entry yields one pair at a time and frees its memory afterwards."""
+
+
+def compare(pair: Pair, rounds: int) -> dict[str, Any]:
+    """Let both take turns, each first in every other round, and return the medians."""
+    pair.ours()
+    pair.reference()
+    ours: list[float] = []
+    references: list[float] = []
+    for turn in range(rounds):
+        for first in (turn % 2 == 0, turn % 2 == 1):
+            (ours if first else references).append((pair.ours if first else pair.reference)())
+    mine, other = median(ours), median(references)
+    share = None if pair.limit is None else mine / pair.limit
+    enough = mine / other >= pair.least and (share is None or (share >= (pair.share or 0) and share <= 1))
+    return {
+        "name": pair.name,
+        "unit": pair.unit,
+        "ours": mine,
+        "reference": other,
+        "reference_name": pair.reference_name,
+        "ratio": mine / other,
+        "least": pair.least,
+        "limit": pair.limit,
+        "of_limit": share,
+        "least_of_limit": pair.share,
+        "reached": enough,
+        "ours_rounds": ours,
+        "reference_rounds": references,
+    }
+
+
+def main() -> int:
+    """Print the table; exit 1 where a ratio or a share is not reached."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=sorted(PAIRS), help="compare only this (may be repeated)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="write all rounds to this file too")
+    options = parser.parse_args()
+    gpus = bench_lab.gpus()
+    if not gpus:
+        print("no GPU here", file=sys.stderr)
+        return 2
+    import torch
+
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    print(f"{when}; {len(gpus)} x {gpus[0].name}; torch {torch.__version__}; Python {platform.python_version()}")
+    print(f"medians of {options.rounds} rounds in turns\n")
+    print(f"{'':22}{'ours':>9} {'reference':>10}  unit   ratio  (least)  of limit (least)  reference")
+    results = []
+    for word in options.only or PAIRS:
+        for pair in PAIRS[word](gpus):
+            result = compare(pair, options.rounds)
+            results.append(result)
+            share = "" if result["of_limit"] is None else f"{result['of_limit']:.3f}"
+            share += "" if pair.share is None else f" ({pair.share:.2f})"
+            mark = "" if result["reached"] else "  NOT REACHED"
+            print(
+                f"{pair.name:22}{result['ours']:9.1f} {result['reference']:10.1f}  {pair.unit:5} {result['ratio']:7.4f}"
+                f"   ({pair.least:.2f})  {share:16}  {pair.reference_name}{mark}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(
+            json.dumps({"when": when, "gpus": [gpu.name for gpu in gpus], "pairs": results}, indent=1)
+        )
+    return 0 if all(result["reached"] for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
