@@ -223,7 +223,7 @@ class _Pipe:
 
 def pipes(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
     """Yield each number format's chain beside multiprocessors x counted clock x operations per clock."""
-    device, stream = opened(gpus[0])
+    device, stream = opened(gpus[0].ordinal)
     for chain in tensor_chain.chains(device.cc).values():
         pipe = _Pipe(gpus[0], device, stream, chain)
         yield Pair(
