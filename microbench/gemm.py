@@ -224,7 +224,15 @@ _REFERENCES = (
 )
 
 
-@bench(id="gemm.bf16", scope=Scope.GPU, backend=Backend.TORCH, level=Level.QUICK, seconds=3, references=_REFERENCES)
+@bench(
+    id="gemm.bf16",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.QUICK,
+    seconds=3,
+    rows=["x-micro-gemm", "arch-goodput"],
+    references=_REFERENCES,
+)
 def bf16(lab: Lab) -> Iterator[Sampled]:
     """Matrix products in BF16.
 
@@ -235,7 +243,15 @@ def bf16(lab: Lab) -> Iterator[Sampled]:
     yield from _measure(lab, "bf16")
 
 
-@bench(id="gemm.fp16", scope=Scope.GPU, backend=Backend.TORCH, level=Level.STANDARD, seconds=6, references=_REFERENCES)
+@bench(
+    id="gemm.fp16",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=6,
+    rows=["x-micro-gemm"],
+    references=_REFERENCES,
+)
 def fp16(lab: Lab) -> Iterator[Sampled]:
     """Matrix products in FP16.
 
@@ -244,7 +260,15 @@ def fp16(lab: Lab) -> Iterator[Sampled]:
     yield from _measure(lab, "fp16")
 
 
-@bench(id="gemm.tf32", scope=Scope.GPU, backend=Backend.TORCH, level=Level.STANDARD, seconds=8, references=_REFERENCES)
+@bench(
+    id="gemm.tf32",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm"],
+    references=_REFERENCES,
+)
 def tf32(lab: Lab) -> Iterator[Sampled]:
     """Matrix products of FP32 numbers in TF32.
 
@@ -253,7 +277,15 @@ def tf32(lab: Lab) -> Iterator[Sampled]:
     yield from _measure(lab, "tf32")
 
 
-@bench(id="gemm.fp64", scope=Scope.GPU, backend=Backend.TORCH, level=Level.STANDARD, seconds=8, references=_REFERENCES)
+@bench(
+    id="gemm.fp64",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm"],
+    references=_REFERENCES,
+)
 def fp64(lab: Lab) -> Iterator[Sampled]:
     """Matrix products in FP64.
 
@@ -263,7 +295,15 @@ def fp64(lab: Lab) -> Iterator[Sampled]:
     yield from _measure(lab, "fp64")
 
 
-@bench(id="gemm.fp8", scope=Scope.GPU, backend=Backend.TORCH, level=Level.QUICK, seconds=3, references=_REFERENCES)
+@bench(
+    id="gemm.fp8",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.QUICK,
+    seconds=3,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
 def fp8(lab: Lab) -> Iterator[Sampled]:
     """Matrix products in FP8 (E4M3) with one scale for each matrix.
 
@@ -279,6 +319,7 @@ def fp8(lab: Lab) -> Iterator[Sampled]:
     backend=Backend.TORCH,
     level=Level.STANDARD,
     seconds=6,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
     references=_REFERENCES,
 )
 def fp8_rowwise(lab: Lab) -> Iterator[Sampled]:
@@ -289,7 +330,15 @@ def fp8_rowwise(lab: Lab) -> Iterator[Sampled]:
     yield from _measure(lab, "fp8-rowwise")
 
 
-@bench(id="gemm.mxfp8", scope=Scope.GPU, backend=Backend.TORCH, level=Level.STANDARD, seconds=8, references=_REFERENCES)
+@bench(
+    id="gemm.mxfp8",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
 def mxfp8(lab: Lab) -> Iterator[Sampled]:
     """Matrix products in MXFP8: E4M3 with a power of two for each 32 numbers.
 
@@ -298,7 +347,15 @@ def mxfp8(lab: Lab) -> Iterator[Sampled]:
     yield from _measure(lab, "mxfp8")
 
 
-@bench(id="gemm.nvfp4", scope=Scope.GPU, backend=Backend.TORCH, level=Level.STANDARD, seconds=8, references=_REFERENCES)
+@bench(
+    id="gemm.nvfp4",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
 def nvfp4(lab: Lab) -> Iterator[Sampled]:
     """Matrix products in NVFP4: E2M1 with a scale in E4M3 for each 16 numbers.
 

@@ -20,7 +20,14 @@ _LEAST_ROUNDS = 5
 _MOST_ROUNDS = 50
 
 
-@bench(id="overlap.copy", scope=Scope.GPU, backend=Backend.TORCH, level=Level.STANDARD, seconds=4)
+@bench(
+    id="overlap.copy",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=4,
+    rows=["cuda-overlap", "io-overlap-transfer", "mind-stage-overlap"],
+)
 def copy(lab: Lab) -> Iterator[Sampled]:
     """Share of a copy over PCIe that is hidden behind matrix products.
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torchlab
 
-from hostcheck.bench import collective
+from hostcheck.bench import bus, collective
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.gpu_table import table
-from hostcheck.microbench import collectives
 
 SAMPLES = Path(__file__).parent / "samples"
 H200 = next(model for model in table().models if model.id.startswith("h200"))
@@ -85,7 +84,7 @@ def test_every_operation_gives_the_right_data(count: int, folder: Path) -> None:
         assert 0 <= size - result["bytes"] < 4 * count
         assert len(result["per_rank"]) == count
         assert all(0 < seconds < 5 for seconds in result["seconds"])
-        sampled = collectives.sampled(result, None)
+        sampled = bus.sampled(result, None)
         assert sampled.verified
         assert sampled.limit is None
         seconds = result["seconds"][0]
@@ -148,8 +147,8 @@ def found(operation: str = "all-reduce", **changes: Any) -> dict[str, Any]:
 
 
 def test_a_ring_is_held_against_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collectives, "linked", lambda gpu: True)
-    sampled = collectives.sampled(found(), GPU)
+    monkeypatch.setattr(bus, "linked", lambda gpu: True)
+    sampled = bus.sampled(found(), GPU)
     assert sampled.case == "2 GiB"
     assert sampled.samples[0] == pytest.approx((1 << 31) * 1.75 / 0.01 / 1e9)
     assert (sampled.limit, sampled.unit, sampled.verified) == (450, "GB/s", True)
@@ -160,13 +159,13 @@ def test_a_ring_is_held_against_the_link(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_with_reduction_in_the_switch_the_limit_is_another() -> None:
-    limit, source = collectives.limit_of("all-reduce", 8, "nvls simple", GPU, True)
+    limit, source = bus.limit_of("all-reduce", 8, "nvls simple", GPU, True)
     # 475 to 480 GB/s were published for 8 H200: above the link's 450.
     assert limit == pytest.approx(700)
     assert "reduction in the switch" in source
-    assert collectives.limit_of("all-gather", 8, "nvls simple", GPU, True)[0] == 450
-    assert collectives.limit_of("all-reduce", 8, "ring simple", GPU, False)[0] == 63
-    assert collectives.limit_of("all-reduce", 8, "ring simple", GPU, None) == (None, "")
+    assert bus.limit_of("all-gather", 8, "nvls simple", GPU, True)[0] == 450
+    assert bus.limit_of("all-reduce", 8, "ring simple", GPU, False)[0] == 63
+    assert bus.limit_of("all-reduce", 8, "ring simple", GPU, None) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -178,21 +177,21 @@ def test_with_reduction_in_the_switch_the_limit_is_another() -> None:
     ],
 )
 def test_a_fallback_is_named(log: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collectives, "linked", lambda gpu: True)
-    sampled = collectives.sampled(found(log=log), GPU)
+    monkeypatch.setattr(bus, "linked", lambda gpu: True)
+    sampled = bus.sampled(found(log=log), GPU)
     assert words in str(sampled.details["fallback"])
     # The link is there, and the number is held against it.
     assert sampled.limit == 450
 
 
 def test_wrong_data_voids_the_number() -> None:
-    sampled = collectives.sampled(found(wrong={"3": 17}), None)
+    sampled = bus.sampled(found(wrong={"3": 17}), None)
     assert not sampled.verified
     assert sampled.invalid == "the data is wrong on rank 3 (17 elements)"
 
 
 def test_names_of_sizes() -> None:
-    named = [collectives.name_of(size) for size in (512, 1 << 10, 64 << 10, 16 << 20, 1 << 30, 8 << 30)]
+    named = [bus.name_of(size) for size in (512, 1 << 10, 64 << 10, 16 << 20, 1 << 30, 8 << 30)]
     assert named == ["512 B", "1 KiB", "64 KiB", "16 MiB", "1 GiB", "8 GiB"]
 
 
