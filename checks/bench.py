@@ -9,7 +9,7 @@ from hostcheck.bench.model import Measurement, Session
 from hostcheck.bench.validity import PROVING, SLOWDOWNS, share
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
-from hostcheck.facts.bench import SESSION, about, lower_is_better, traits
+from hostcheck.facts.bench import JUDGES, SESSION, about, lower_is_better, traits
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
@@ -30,23 +30,6 @@ ALIKE = Key("bench.alike", float, unit="%", high=100, cases=True)
 SLOWDOWN = Key("bench.slowdown", float, unit="%", high=100)
 ERRORS = Key("bench.errors", int, cases=True)
 
-JUDGES = {
-    "bench.memory": ("hbm.*",),
-    "bench.cache": ("l2.*",),
-    "bench.copies": ("copy.*",),
-    "bench.peers": ("peer.*",),
-    "bench.launch": ("launch.*",),
-    "bench.tensor-cores": ("tensor.*",),
-    "bench.multiprocessors": ("sm.*",),
-    "bench.matrix": ("gemm.*",),
-    "bench.collectives": ("nccl.*",),
-    "bench.overlap": ("overlap.*",),
-    "bench.host-memory": ("memory.*",),
-    "bench.jitter": ("cpu.*",),
-    "bench.storage": ("storage.*", "gds.*"),
-}
-"""Which benchmarks each check judges; `bench.other` has the rest."""
-
 _LOOK = (
     "# Nothing on the host is wrong for certain. Look for a cause, then measure again:\n"
     "hostcheck audit --only gpu --only pci --only nvlink --only cpu"
@@ -55,7 +38,7 @@ _FEWEST = 2
 
 
 @check(SESSION, id="bench.memory", severity=Severity.HIGH, keys=[MEMORY],
-       rows=["cuda-memory-hierarchy", "pat-ch07", "arch-weakest-link"],
+       rows=["cuda-memory-hierarchy", "pat-ch07", "arch-weakest-link", "prof-roofline"],
        references=["S. Bekman, Machine Learning Engineering; Azure AI benchmarking guide"])  # fmt: skip
 def memory(session: Session, expect: Expect) -> Iterator[Finding]:
     """GPU memory delivers its bandwidth.
@@ -76,7 +59,7 @@ def cache(session: Session, expect: Expect) -> Iterator[Finding]:
 
 
 @check(SESSION, id="bench.copies", severity=Severity.HIGH, keys=[COPIES],
-       rows=["cuda-fewer-transfers", "pat-ch08", "chip-direct-access"])  # fmt: skip
+       rows=["cuda-fewer-transfers", "pat-ch08", "chip-direct-access", "cuda-overlap"])  # fmt: skip
 def copies(session: Session, expect: Expect) -> Iterator[Finding]:
     """Copies between host and GPU reach what the link can carry.
 
@@ -97,7 +80,7 @@ def peers(session: Session, expect: Expect) -> Iterator[Finding]:
 
 
 @check(SESSION, id="bench.launch", severity=Severity.LOW, keys=[LAUNCH],
-       rows=["cuda-graphs", "sched-fuse-kernels", "pat-ch10-12"])  # fmt: skip
+       rows=["cuda-graphs", "sched-fuse-kernels", "pat-ch10-12", "cuda-repeatable-timing"])  # fmt: skip
 def launch(session: Session, expect: Expect) -> Iterator[Finding]:
     """Kernels start as fast as on hosts of the same kind.
 
@@ -107,7 +90,8 @@ def launch(session: Session, expect: Expect) -> Iterator[Finding]:
     yield from _judged(session, LAUNCH, expect)
 
 
-@check(SESSION, id="bench.tensor-cores", severity=Severity.HIGH, keys=[TENSOR], rows=["prec-tensorcore-tmem"])
+@check(SESSION, id="bench.tensor-cores", severity=Severity.HIGH, keys=[TENSOR],
+       rows=["prec-tensorcore-tmem", "prof-roofline"])  # fmt: skip
 def tensor_cores(session: Session, expect: Expect) -> Iterator[Finding]:
     """Tensor cores compute at the rate that their clock allows.
 
@@ -117,7 +101,7 @@ def tensor_cores(session: Session, expect: Expect) -> Iterator[Finding]:
     yield from _judged(session, TENSOR, expect)
 
 
-@check(SESSION, id="bench.multiprocessors", severity=Severity.CRITICAL, rows=["bench-validate"])
+@check(SESSION, id="bench.multiprocessors", severity=Severity.CRITICAL, rows=["bench-validate", "prof-roofline"])
 def multiprocessors(session: Session, expect: Expect) -> Iterator[Finding]:
     """Each multiprocessor of each GPU computes the same result, in the same time.
 
@@ -149,7 +133,7 @@ def multiprocessors(session: Session, expect: Expect) -> Iterator[Finding]:
 
 
 @check(SESSION, id="bench.matrix", severity=Severity.HIGH, keys=[MATRIX],
-       rows=["prec-fp8-fp4", "cuda-scalability", "pat-ch09"])  # fmt: skip
+       rows=["prec-fp8-fp4", "cuda-scalability", "pat-ch09", "arch-goodput", "x-micro-gemm"])  # fmt: skip
 def matrix(session: Session, expect: Expect) -> Iterator[Finding]:
     """Matrix products of the libraries reach the usual share of the datasheet.
 
@@ -160,7 +144,8 @@ def matrix(session: Session, expect: Expect) -> Iterator[Finding]:
 
 
 @check(SESSION, id="bench.collectives", severity=Severity.HIGH, keys=[COLLECTIVES],
-       rows=["net-allreduce-topology", "prof-collectives", "pat-profile-small-first", "arch-cluster-size"])  # fmt: skip
+       rows=["net-allreduce-topology", "prof-collectives", "pat-profile-small-first", "arch-cluster-size",
+             "pat-nccl-debug", "x-net-transport-used", "x-micro-nccl", "x-micro-nccl-stability"])  # fmt: skip
 def collectives(session: Session, expect: Expect) -> Iterator[Finding]:
     """Collective operations reach the bandwidth of their algorithm and transport.
 
@@ -181,7 +166,8 @@ def overlap(session: Session, expect: Expect) -> Iterator[Finding]:
     yield from _judged(session, OVERLAP, expect)
 
 
-@check(SESSION, id="bench.host-memory", severity=Severity.MEDIUM, keys=[HOST_MEMORY], rows=["arch-weakest-link"])
+@check(SESSION, id="bench.host-memory", severity=Severity.MEDIUM, keys=[HOST_MEMORY],
+       rows=["arch-weakest-link", "x-micro-numa-bw"])  # fmt: skip
 def host_memory(session: Session, expect: Expect) -> Iterator[Finding]:
     """The memory of each NUMA node delivers its bandwidth.
 
@@ -190,7 +176,7 @@ def host_memory(session: Session, expect: Expect) -> Iterator[Finding]:
     yield from _judged(session, HOST_MEMORY, expect)
 
 
-@check(SESSION, id="bench.jitter", severity=Severity.LOW, keys=[JITTER])
+@check(SESSION, id="bench.jitter", severity=Severity.LOW, keys=[JITTER], rows=["x-k8s-jitter"])
 def jitter(session: Session, expect: Expect) -> Iterator[Finding]:
     """A pinned loop on the CPU is seldom held up for long.
 
@@ -200,7 +186,7 @@ def jitter(session: Session, expect: Expect) -> Iterator[Finding]:
 
 
 @check(SESSION, id="bench.storage", severity=Severity.MEDIUM, keys=[STORAGE],
-       rows=["io-storage-bandwidth", "io-gds-bandwidth"])  # fmt: skip
+       rows=["io-storage-bandwidth", "io-gds-bandwidth", "x-micro-storage"])  # fmt: skip
 def storage(session: Session, expect: Expect) -> Iterator[Finding]:
     """The storage that was named delivers the rate that its site expects.
 

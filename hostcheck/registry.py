@@ -158,14 +158,18 @@ def load_checks() -> dict[str, Check]:
     """
     if not CHECKS:
         load("hostcheck.checks")
-        from importlib.metadata import entry_points
-
-        for plugin in entry_points(group="hostcheck.checks"):
-            try:
-                plugin.load()
-            except Exception as problem:
-                raise HostcheckError(f"plug-in {plugin.name} ({plugin.value}) cannot be loaded: {problem}") from None
+        _load_plugins("hostcheck.checks")
     return CHECKS
+
+
+def _load_plugins(group: str) -> None:
+    from importlib.metadata import entry_points
+
+    for plugin in entry_points(group=group):
+        try:
+            plugin.load()
+        except Exception as problem:
+            raise HostcheckError(f"plug-in {plugin.name} ({plugin.value}) cannot be loaded: {problem}") from None
 
 
 def matches(id: str, pattern: str) -> bool:
@@ -356,8 +360,15 @@ def bench(
 
 
 def load_benches() -> dict[str, Bench]:
-    """Load our benchmarks. Their modules import what they measure with only inside of their functions."""
+    """Load our benchmarks and those of installed plug-ins (entry points of the group `hostcheck.microbench`).
+
+    Their modules import what they measure with only inside of their functions.
+
+    Raises:
+        HostcheckError: a plug-in cannot be imported.
+    """
     load("hostcheck.microbench")
+    _load_plugins("hostcheck.microbench")
     return BENCHES
 
 

@@ -144,3 +144,14 @@ if "fake.good" not in BENCHES:
     def host(lab: Lab) -> Iterator[Sampled]:
         """The host itself."""
         yield Sampled(samples=(5.0,), unit="GB/s", verified=True, subject="node0", details={"gpus": len(lab.gpus)})
+
+    @bench(id="fake.model", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def model(lab: Lab) -> Iterator[Sampled]:
+        """Which row of the table of models holds."""
+        known = "" if lab.gpu.model is None else lab.gpu.model.id
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"model": known})
+
+    @bench(id="copy.fake", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def link(lab: Lab) -> Iterator[Sampled]:
+        """A copy over a link with a limit."""
+        yield Sampled(samples=(20.0,), unit="GB/s", verified=True, limit=63.0, limit_source="PCIe 5.0 x16")

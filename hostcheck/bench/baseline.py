@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +17,7 @@ from hostcheck.bench.model import Measurement, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
-from hostcheck.facts.bench import lower_is_better, read_session
+from hostcheck.facts.bench import judge_of, lower_is_better, read_session
 
 TOLERANCE = 3.0
 """Per cent that a number may be worse than its baseline."""
@@ -171,12 +170,11 @@ def _versions(baseline: Session, now: Session) -> Iterator[str]:
             yield f"{name}: {then} then, {today} now"
 
 
-def floors(session: Session, judges: dict[str, tuple[str, ...]], keys: dict[str, Key]) -> str:
+def floors(session: Session, keys: dict[str, Key]) -> str:
     """Return a site layer (TOML) that expects what was measured, less a margin for what equal parts differ.
 
     Args:
         session: what was measured on a host that is known to be good.
-        judges: which benchmarks each check judges.
         keys: the expectation keys by name.
 
     Raises:
@@ -184,7 +182,7 @@ def floors(session: Session, judges: dict[str, tuple[str, ...]], keys: dict[str,
     """
     groups: dict[str, list[Measurement]] = {}
     for measured in session.measurements:
-        id = next((id for id, own in judges.items() if any(fnmatchcase(measured.bench, each) for each in own)), "")
+        id = judge_of(measured.bench)
         if id in keys and not measured.invalid and measured.value:
             groups.setdefault(f"{id}[{_name(measured)}]", []).append(measured)
     lines = [

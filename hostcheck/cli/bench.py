@@ -226,17 +226,13 @@ def explain(name: str) -> None:
 
 def explained(id: str) -> list[str]:
     """Return the help page of a benchmark, line by line."""
-    from fnmatch import fnmatchcase
-
-    from hostcheck.registry import load_benches, load_checks
+    from hostcheck.facts.bench import judge_of
+    from hostcheck.registry import load_benches
 
     made = load_benches()[id]
     lines = [id, "", *textwrap.wrap(made.title, 88), ""]
     for paragraph in made.rationale.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
-    load_checks()
-    judges = sys.modules["hostcheck.checks.bench"].JUDGES
-    judge = next((check for check, own in judges.items() if any(fnmatchcase(id, each) for each in own)), "bench.other")
     needs = f"pip install 'hostcheck[{made.backend.value}]'" if made.backend else "nothing else"
     where = {
         "host": "the host",
@@ -249,7 +245,7 @@ def explained(id: str) -> list[str]:
         f"Runs on    {where[made.scope]}{alone}",
         f"From level {made.level.name.lower()}, about {made.seconds:g} s",
         f"Needs      {needs}",
-        f"Judged by  {judge}, bench.alike",
+        f"Judged by  {judge_of(id)}, bench.alike",
     ]
     if made.rows:
         lines += [f"Rows       {', '.join(made.rows)}"]
@@ -282,8 +278,7 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
         raise HostcheckError(f"interrupted: {file} was not written")
     if floors:
         load_checks()
-        judges = sys.modules["hostcheck.checks.bench"].JUDGES
-        write(file, make_floors(session, judges, KEYS).encode())
+        write(file, make_floors(session, KEYS).encode())
     else:
         if not any(not measured.invalid for measured in session.measurements):
             raise HostcheckError(f"there is no valid number: {file} was not written")

@@ -17,6 +17,23 @@ from hostcheck.snapshot.reading import Ending, Reading
 RESULTS = CommandProbe("bench.results", total=64 << 20)
 """Put into a snapshot by `hostcheck bench` itself: the session, as JSON."""
 
+JUDGES = {
+    "bench.memory": ("hbm.*",),
+    "bench.cache": ("l2.*",),
+    "bench.copies": ("copy.*",),
+    "bench.peers": ("peer.*",),
+    "bench.launch": ("launch.*",),
+    "bench.tensor-cores": ("tensor.*",),
+    "bench.multiprocessors": ("sm.*",),
+    "bench.matrix": ("gemm.*",),
+    "bench.collectives": ("nccl.*",),
+    "bench.overlap": ("overlap.*",),
+    "bench.host-memory": ("memory.*",),
+    "bench.jitter": ("cpu.*",),
+    "bench.storage": ("storage.*", "gds.*"),
+}
+"""Which benchmarks each check judges; `bench.other` has the rest."""
+
 # The first GPU of a subject such as "gpu0", "gpu0>gpu1" or "gpu[0-7]".
 _GPU = re.compile(r"gpu\[?(\d+)")
 
@@ -89,6 +106,12 @@ def traits(session: Session, measured: Measurement) -> Mapping[str, str]:
 def lower_is_better(unit: str) -> bool:
     """Whether less of a unit is better: times, as opposed to rates."""
     return unit in ("s", "ms", "us", "ns")
+
+
+def judge_of(bench: str) -> str:
+    """Return the id of the check that judges a benchmark."""
+    judges = (id for id, own in JUDGES.items() if any(fnmatchcase(bench, pattern) for pattern in own))
+    return next(judges, "bench.other")
 
 
 SESSION = Fact("bench.session", parse_results, RESULTS)
