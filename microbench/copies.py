@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from hostcheck.registry import bench
 
 from . import pattern
 from .links import host_link
-from .repeat import repeated
+from .repeat import one_by_one, repeated
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Buffer, Device, Stream
@@ -100,7 +101,7 @@ def both(lab: Lab) -> Iterator[Sampled]:
         def once() -> float:
             return at_once(first, lambda: up.copy(first, to_gpu=True), second, lambda: down.copy(second, to_gpu=False))
 
-        times = repeated(lab, lambda count: [once() for _ in range(count)])
+        times = repeated(lab, one_by_one(once))
         up.poison(to_gpu=True)
         down.poison(to_gpu=False)
         times.append(once())
@@ -127,10 +128,8 @@ def _measure(lab: Lab, *, to_gpu: bool) -> Iterator[Sampled]:
             with Sides(device, case) as sides:
                 sides.prepare(stream, to_gpu=to_gpu)
 
-                def once(sides: Sides = sides) -> float:
-                    return sides.once(stream, to_gpu=to_gpu)
-
-                times = repeated(lab, lambda count, once=once: [once() for _ in range(count)], len(every))  # type: ignore[misc]
+                once = partial(sides.once, stream, to_gpu=to_gpu)
+                times = repeated(lab, one_by_one(once), len(every))
                 sides.poison(to_gpu=to_gpu)
                 times.append(once())
                 limit, source = _limit(lab, once)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
@@ -12,7 +13,7 @@ from hostcheck.registry import bench
 
 from . import pattern
 from .links import peer_link
-from .repeat import repeated
+from .repeat import one_by_one, repeated
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Buffer, Device, Stream
@@ -136,7 +137,7 @@ def _measure(
         counted: how many lanes' bytes are counted.
         rule: says so.
     """
-    times = repeated(lab, lambda count: [at_once(lanes) for _ in range(count)], cases)
+    times = repeated(lab, one_by_one(partial(at_once, lanes)), cases)
     for lane in lanes:
         lane.poison()
     times.append(at_once(lanes))

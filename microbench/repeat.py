@@ -52,6 +52,11 @@ def repeated(lab: Lab, batch: Callable[[int], Sequence[float]], cases: int = 1) 
     return samples
 
 
+def one_by_one(once: Callable[[], float]) -> Callable[[int], list[float]]:
+    """Return a batch for `repeated`, of what does one piece of work and returns its seconds."""
+    return lambda count: [once() for _ in range(count)]
+
+
 def _warm_up(batch: Callable[[int], Sequence[float]], warm: float) -> float:
     """Work for a while; return the median of the last seconds of one piece."""
     end = time.monotonic() + warm
