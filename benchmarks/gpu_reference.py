@@ -167,9 +167,9 @@ def host(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
 
 def between_gpus(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
     """Yield copies from each GPU to the next."""
-    devices = [opened(gpu.ordinal)[0] for gpu in gpus]
+    floor = peers.Floor(gpus, [opened(gpu.ordinal)[0] for gpu in gpus])
     for first, second in ((first, (first + 1) % len(gpus)) for first in range(len(gpus)) if len(gpus) > 1):
-        lane = peers.Lane(gpus, devices, first, second)
+        lane = peers.Lane(floor, first, second)
         yield Pair(
             name=f"peer.copy {lane.name}",
             unit="GB/s",
@@ -179,7 +179,6 @@ def between_gpus(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
             least=0.98,
             limit=lane.limit,
         )
-        lane.free()
 
 
 def _lane_rate(lane: peers.Lane) -> float:
@@ -207,7 +206,7 @@ class _Pipe:
         self._stream = stream
         self.runner = tensor_chain.Runner(device, chain)
         self._periods = self.runner.periods(stream, tensor_pipe.LAUNCH_SECONDS)
-        self._work = chain.operations * chain.repeats * self._periods * device.sm_count / 1e12
+        self._work = chain.operations(self._periods, chain.repeats) * device.sm_count / 1e12
         self._per_hz = device.sm_count * (tensor_chain.operations_per_clock(gpu, chain)[0] or 0) / 1e12
         self._bounds = [0.0]
 

@@ -71,7 +71,7 @@ def sweep(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -
     finally:
         runner.free()
         stream.free()
-    operations = chain.operations * chain.repeats * periods
+    operations = chain.operations(periods, chain.repeats)
     rate, source = tensor_chain.operations_per_clock(lab.gpu, chain)
     return replace(
         judged(chain, operations, device.sm_count, runs),

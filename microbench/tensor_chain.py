@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ctypes import c_uint32, c_uint64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,8 @@ class Chain:
         name: of the format, as in `tensor_operands`; `label` as people write it.
         file: of the kernel; `options` for its compilation.
         instruction: of PTX, to show.
-        rate: what the table of GPU models calls its operations per clock and SM.
+        rate: what the table of GPU models calls its operations per clock and SM; empty where it tells nothing of this
+            instruction.
         rows, columns, steps: of the sums, and how many products are summed before they repeat.
         step: numbers of a row in one product.
         threads: of a block.
@@ -68,10 +69,11 @@ class Chain:
     tolerance: float
     descriptor: int | None = None
 
-    @property
-    def operations(self) -> int:
-        """Of one block in one repeat; a multiplication and its addition are two."""
-        return 2 * self.rows * self.columns * self.step * self.steps * self.parallel
+    def operations(self, periods: int, repeats: int) -> int:
+        """Return those of one block in a launch; a multiplication and its addition are two."""
+        # Each warpgroup of wgmma has half a period more.
+        times = periods * repeats + (repeats // 2 if self.file == "tensor_wgmma" else 0)
+        return 2 * self.rows * self.columns * self.step * self.steps * self.parallel * times
 
     @property
     def unit(self) -> str:
@@ -128,7 +130,9 @@ def chains(cc: tuple[int, int]) -> dict[str, Chain]:
     elif cc == (10, 0):
         made = [tcgen05(name) for name in _KINDS] + [mma("fp64")]
     elif cc == (10, 3):
-        made = [tcgen05(name) for name in _KINDS if name != "int8"] + [mma("int8")]
+        # The rate of FP4 takes instructions with K = 96, which are not written: without a limit, K = 64 is no failure.
+        made = [replace(tcgen05("nvfp4"), rate="")]
+        made += [tcgen05(name) for name in _KINDS if name not in ("int8", "nvfp4")] + [mma("int8")]
     elif cc[0] == 12:
         made = [mma(name) for name in ("bf16", "fp16", "tf32", "fp8", "int8", "mxfp8", "nvfp4")]
     elif cc[0] == 8:
@@ -139,18 +143,18 @@ def chains(cc: tuple[int, int]) -> dict[str, Chain]:
     return {chain.name: chain for chain in made}
 
 
-def wgmma(name: str, groups: int = 2, repeats: int = 4) -> Chain:
+def wgmma(name: str) -> Chain:
     """Return a chain of wgmma, with operands in shared memory and sums in registers."""
     label, rate, bits, tolerance = _LABELS[name]
     return Chain(
         name=name, label=label, file="tensor_wgmma", rate=rate, tolerance=tolerance,
-        options=(f"-DPRECISION_{name.upper()}", f"-DGROUPS={groups}", "-DSTEPS=16"),
+        options=(f"-DPRECISION_{name.upper()}", "-DSTEPS=16"),
         instruction=f"wgmma.mma_async.{_WGMMA[name]}", rows=64, columns=256, steps=16, step=256 // bits,
-        threads=128 * groups, parallel=groups, repeats=repeats,
+        threads=256, parallel=2, repeats=4,
     )  # fmt: skip
 
 
-def mma(name: str, warps: int = 8, repeats: int = 64, *, small: bool = False) -> Chain:
+def mma(name: str, *, small: bool = False) -> Chain:
     """Return a chain of mma.sync, with operands and sums in registers; `small` for FP64 before 9.0."""
     label, rate, bits, tolerance = _LABELS[name]
     option, instruction, step = name.upper(), _MMA[name], 256 // bits
@@ -160,8 +164,8 @@ def mma(name: str, warps: int = 8, repeats: int = 64, *, small: bool = False) ->
         step, steps = (4, 4) if small else (16, 2)
     return Chain(
         name=name, label=label, file="tensor_mma", rate=rate, tolerance=tolerance,
-        options=(f"-DPRECISION_{option}", f"-DWARPS={warps}"), instruction=f"mma.sync.{instruction}",
-        rows=rows, columns=columns, steps=steps, step=step, threads=32 * warps, parallel=warps, repeats=repeats,
+        options=(f"-DPRECISION_{option}",), instruction=f"mma.sync.{instruction}",
+        rows=rows, columns=columns, steps=steps, step=step, threads=256, parallel=8, repeats=64,
     )  # fmt: skip
 
 

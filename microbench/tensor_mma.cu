@@ -1,8 +1,8 @@
 // The tensor pipe by mma.sync: compute capability 8 and 12, and formats elsewhere that the newer instructions lack.
 //
-// PRECISION_*: one of BF16, FP16, TF32, FP8, INT8, FP64, FP64_SMALL (the only shape before 9.0), MXFP8, NVFP4. WARPS:
-// of a block. Each warp has ACROSS x DOWN tiles of sums, more than the pipe is deep, and STEPS products of a period
-// before they repeat. Operands stay in registers; the host put them in the order of the instruction's fragments.
+// PRECISION_*: one of BF16, FP16, TF32, FP8, INT8, FP64, FP64_SMALL (the only shape before 9.0), MXFP8, NVFP4. Each warp
+// has ACROSS x DOWN tiles of sums, so that enough of them are under way, and STEPS products of a period before they
+// repeat. Operands stay in registers; the host put them in the order of the instruction's fragments.
 
 #include "tensor_chain.cuh"
 
@@ -79,7 +79,7 @@ constexpr int BITS_PARTS = sizeof(Sum) / 4;
 
 // a, b: fragments [step][tile][part][lane]; scales the same without parts, only where the format has them. tiles: the
 // sums of each block's first warp after the last period, rows x columns. A period is `repeats` times the same products.
-extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(256, 1)
     chain(const Part* a, const Part* b, const unsigned* a_scales, const unsigned* b_scales, Sum* tiles, Report* reports,
           unsigned periods, unsigned repeats) {
     int lane = threadIdx.x % 32;

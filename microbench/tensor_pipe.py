@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from hostcheck.model import Scalar
 
 LAUNCH_SECONDS = 20e-3
-"""Long enough that the control of clocks and power, which goes up and down, shows little."""
-HEAT_SECONDS = 0.3
+_HEAT = {Level.QUICK: 0.3}
+_HEAT_ELSE = 1.5
+"""Seconds after which a power cap has settled: in the first one it swings, and takes a tenth off now and then."""
 _QUICK = ("bf16", "fp8", "nvfp4")
 
 
@@ -63,14 +64,14 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
     try:
         once = runner.run(stream, 2, repeats=1).verdict
         periods = runner.periods(stream, LAUNCH_SECONDS)
-        end = time.monotonic() + HEAT_SECONDS
+        end = time.monotonic() + min(_HEAT.get(lab.level, _HEAT_ELSE), 0.3 * lab.seconds / cases)
         while time.monotonic() < end:
             batch(4)
         times = repeated(lab, batch, cases)
     finally:
         runner.free()
         stream.free()
-    operations = chain.operations * chain.repeats * periods
+    operations = chain.operations(periods, chain.repeats)
     samples = tuple(operations * device.sm_count / each / 1e12 for each in times)
     # Those before the samples were warm-up.
     clock = median(seen.mhz[-len(times) :])

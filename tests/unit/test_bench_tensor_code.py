@@ -107,7 +107,11 @@ def test_the_loop_multiplies_and_does_nothing_else(cc, chain, folder):
     assert sum(bool(re.fullmatch(intended, op)) for op in loop) == count
     others = {op for op in loop if "MMA" in op and not re.fullmatch(intended, op)}
     assert not others, "another matrix instruction"
-    memory = {op for op in loop if re.match(r"(LD(?!C)|ST|ATOM|RED|UBLKCP|UTMA|LDTM|STTM|SYNCS|BAR|MEMBAR)", op)}
+    memory = {
+        op
+        for op in loop
+        if re.match(r"(LD(?!C)|ST|ATOM|RED|UBLKCP|UTMA|LDTM|STTM|SYNCS|BAR|MEMBAR|WARPGROUP.DEPBAR)", op)
+    }
     assert not memory, "waits for memory or for other threads"  # LDC reads a parameter
     # Addresses and conditions; an instruction here is hidden behind a product, many are not.
     rest = Counter(op for op in loop if not re.fullmatch(intended, op))
