@@ -33,20 +33,26 @@ class Variant:
         unroll: vectors that each thread has under way at a time.
         threads: of a block.
         blocks: on each SM, each taking several tiles; 0 for a block for each tile.
+        stream: whether what was touched is the first to leave the L2 cache again.
     """
 
     unroll: int
     threads: int
-    blocks: int
+    blocks: int = 0
+    stream: bool = True
 
     def __str__(self) -> str:
         blocks = f"{self.blocks} blocks on each SM" if self.blocks else "a block for each tile"
-        return f"{self.threads} threads x {self.unroll} vectors, {blocks}"
+        return f"{self.threads} threads x {self.unroll} vectors, {blocks}{', streaming' if self.stream else ''}"
 
     def launch(self, device: Device, name: str, vectors: int, *args: Argument) -> Launch:
         """Return a launch of a kernel of hbm.cu over so many vectors of 16 bytes."""
-        kernel = device.kernel("hbm", name, (f"-DUNROLL={self.unroll}",))
+        kernel = device.kernel("hbm", name, self.options())
         return kernel.bind(self.grid(device, vectors), self.threads, *args)
+
+    def options(self) -> tuple[str, ...]:
+        """Return the options of the compiler."""
+        return (f"-DUNROLL={self.unroll}", *(("-DSTREAM",) if self.stream else ()))
 
     def grid(self, device: Device, vectors: int) -> int:
         """Return how many blocks go over so many vectors."""
@@ -56,12 +62,12 @@ class Variant:
 
 # Which is fastest depends on the GPU and the kernel; each is tried for a moment.
 VARIANTS = (
-    Variant(1, 1024, 0),
-    Variant(1, 512, 0),
-    Variant(2, 512, 0),
-    Variant(4, 512, 0),
-    Variant(4, 1024, 0),
+    Variant(1, 1024),
+    Variant(1, 256),
+    Variant(4, 1024),
     Variant(4, 512, 4),
+    Variant(1, 1024, stream=False),
+    Variant(1, 256, stream=False),
 )
 
 

@@ -35,11 +35,15 @@ class Variant:
     def __str__(self) -> str:
         return f"{self.threads} threads x {self.unroll} vectors, {self.blocks} blocks on each SM"
 
+    def options(self) -> tuple[str, ...]:
+        """Return the options of the compiler."""
+        return (f"-DUNROLL={self.unroll}",)
+
     def launch(self, device: Device, source: Buffer, sums: Buffer) -> Launch:
         """Return a launch that reads a buffer `PASSES` times."""
         tiles = source.size // (16 * self.unroll * self.threads)
         grid = min(tiles, self.blocks * device.sm_count)
-        kernel = device.kernel("l2", "read", (f"-DUNROLL={self.unroll}",))
+        kernel = device.kernel("l2", "read", self.options())
         return kernel.bind(grid, self.threads, source, c_uint32(tiles), c_uint32(PASSES), sums)
 
 

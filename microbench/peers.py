@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
@@ -26,22 +28,49 @@ _REFERENCES = ["nvbandwidth: https://github.com/NVIDIA/nvbandwidth"]
 _NO_ACCESS = "no peer access: through the host's memory"
 
 
-class Lane:
-    """One direction between two GPUs: memory of both, a stream of the sender, and the way between them."""
+class Floor:
+    """GPUs that copy to each other, and their memory, which serves one measurement after the other."""
 
-    def __init__(self, gpus: Sequence[BenchGpu], devices: Sequence[Device], first: int, second: int) -> None:
-        self.sender, self.receiver = devices[first], devices[second]
+    def __init__(self, gpus: Sequence[BenchGpu], devices: Sequence[Device]) -> None:
+        self.gpus = gpus
+        self.devices = devices
+        self._sources: dict[int, Buffer] = {}
+        self._targets: dict[tuple[int, int], Buffer] = {}
+
+    def source(self, number: int) -> Buffer:
+        """Return what a GPU sends, filled with a pattern of its own."""
+        if number not in self._sources:
+            self._sources[number] = self.devices[number].alloc(SIZE)
+            pattern.fill(self._sources[number], _SEED + number)
+        return self._sources[number]
+
+    def target(self, number: int, place: int) -> Buffer:
+        """Return where a GPU receives; places are those that are written at the same time."""
+        if (number, place) not in self._targets:
+            self._targets[number, place] = self.devices[number].alloc(SIZE)
+        return self._targets[number, place]
+
+
+class Lane:
+    """One direction between two GPUs: memory of both, a stream of the sender, and the way between them.
+
+    Args:
+        floor: the GPUs.
+        first, second: which of them sends, and which receives.
+        place: into which of the receiver's buffers.
+    """
+
+    def __init__(self, floor: Floor, first: int, second: int, place: int = 0) -> None:
+        self.sender, receiver = floor.devices[first], floor.devices[second]
+        ends = floor.gpus[first], floor.gpus[second]
+        self.name = f"{ends[0].subject}>{ends[1].subject}"
+        self.source, self.target = floor.source(first), floor.target(second, place)
         self.seed = _SEED + first
-        self.name = f"{gpus[first].subject}>{gpus[second].subject}"
-        self.source: Buffer = self.sender.alloc(SIZE)
-        self.target: Buffer = self.receiver.alloc(SIZE)
         self.stream: Stream = self.sender.stream()
-        direct = self.sender.reach(self.receiver) and self.receiver.reach(self.sender)
-        transport, self.limit, self.limit_source = peer_link(gpus[first], gpus[second])
-        self.transport = transport if direct else _NO_ACCESS
-        if not direct:
-            self.limit, self.limit_source = None, ""
-        pattern.fill(self.source, self.seed)
+        self.transport, self.limit, self.limit_source = peer_link(*ends)
+        self.direct = self.sender.reach(receiver) and receiver.reach(self.sender)
+        if not self.direct:
+            self.transport, self.limit, self.limit_source = _NO_ACCESS, None, ""
 
     def copy(self) -> None:
         """Queue the copy."""
@@ -54,11 +83,6 @@ class Lane:
     def wrong(self) -> int:
         """Return how many words did not arrive, counted by the GPU that owns the memory."""
         return pattern.wrong(self.target, self.seed)
-
-    def free(self) -> None:
-        """Give the memory back."""
-        for thing in (self.source, self.target, self.stream):
-            thing.free()
 
 
 @bench(
@@ -73,10 +97,10 @@ def copy(lab: Lab) -> Iterator[Sampled]:
     to a link that is down or degraded.
     """
     with ExitStack() as stack:
-        devices = _open(lab, stack)
-        pairs = [(first, second) for first in range(len(devices)) for second in range(len(devices)) if first != second]
-        for first, second in pairs:
-            lane = Lane(lab.gpus, devices, first, second)
+        floor = _open(lab, stack)
+        pairs = list(permutations(range(len(lab.gpus)), 2))
+        for pair in pairs:
+            lane = Lane(floor, *pair)
             yield from _measure(lab, [lane], lane.name, len(pairs), counted=1, rule="each byte once")
 
 
@@ -90,10 +114,10 @@ def both(lab: Lab) -> Iterator[Sampled]:
     512 MiB each way, each by the copy engine of its sender, timed on both from when both may start; the slower counts.
     """
     with ExitStack() as stack:
-        devices = _open(lab, stack)
-        pairs = [(first, second) for first in range(len(devices)) for second in range(first + 1, len(devices))]
+        floor = _open(lab, stack)
+        pairs = list(combinations(range(len(lab.gpus)), 2))
         for first, second in pairs:
-            lanes = [Lane(lab.gpus, devices, *ends) for ends in ((first, second), (second, first))]
+            lanes = [Lane(floor, first, second), Lane(floor, second, first)]
             name = f"{lab.gpus[first].subject}-{lab.gpus[second].subject}"
             yield from _measure(lab, lanes, name, len(pairs), counted=2, rule="both directions added")
 
@@ -109,19 +133,17 @@ def everyone(lab: Lab) -> Iterator[Sampled]:
     counts. Far below `peer.copy`: links are shared, as between cards on one PCIe switch.
     """
     with ExitStack() as stack:
-        devices = _open(lab, stack)
-        others = len(devices) - 1
-        ends = [(first, second) for first in range(len(devices)) for second in range(len(devices)) if first != second]
-        lanes = [Lane(lab.gpus, devices, *pair) for pair in ends]
-        yield from _measure(lab, lanes, "all GPUs", 1, counted=others, rule="what one GPU sends")
+        floor = _open(lab, stack)
+        lanes = [Lane(floor, first, second, first) for first, second in permutations(range(len(lab.gpus)), 2)]
+        yield from _measure(lab, lanes, "all GPUs", 1, counted=len(lab.gpus) - 1, rule="what one GPU sends")
 
 
-def _open(lab: Lab, stack: ExitStack) -> list[Device]:
+def _open(lab: Lab, stack: ExitStack) -> Floor:
     if len(lab.gpus) < 2:
         raise NotApplicable("only one GPU takes part")
     from hostcheck.bench.cuda import Device
 
-    return [stack.enter_context(Device(gpu.ordinal)) for gpu in lab.gpus]
+    return Floor(lab.gpus, [stack.enter_context(Device(gpu.ordinal)) for gpu in lab.gpus])
 
 
 def _measure(
@@ -156,18 +178,18 @@ def _measure(
             "block_bytes": SIZE,
             "transport": ", ".join(sorted({lane.transport for lane in lanes})),
             "data": "pseudo-random",
-            "clock": "events",
+            "clock": "events" if all(lane.direct for lane in lanes) else "host",
         },
         verified=sum(lane.wrong() for lane in lanes) == 0,
     )
-    for lane in lanes:
-        lane.free()
 
 
 def at_once(lanes: Sequence[Lane]) -> float:
     """Let all copies start at the same time; return the seconds until the last one is done, on the slowest GPU."""
     from hostcheck.bench.cuda import between, discard
 
+    if not all(lane.direct for lane in lanes):
+        return _by_the_host(lanes)
     with lanes[0].stream.hold():
         gate = lanes[0].stream.mark()
         begins, ends = [], []
@@ -180,3 +202,13 @@ def at_once(lanes: Sequence[Lane]) -> float:
     seconds = max(between(begin, end) for begin, end in zip(begins, ends, strict=True))
     discard([gate, *begins, *ends])
     return seconds
+
+
+def _by_the_host(lanes: Sequence[Lane]) -> float:
+    """Return the seconds that all copies take by the host's clock: the driver itself may wait for parts of them."""
+    begin = time.perf_counter()
+    for lane in lanes:
+        lane.copy()
+    for lane in lanes:
+        lane.stream.synchronize()
+    return time.perf_counter() - begin

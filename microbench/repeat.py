@@ -37,7 +37,7 @@ def repeated(lab: Lab, batch: Callable[[int], Sequence[float]], cases: int = 1) 
         cases: among how many the time is shared.
     """
     budget = seconds(lab, cases)
-    each = _warm_up(batch, min(WARM, budget))
+    each = _warm_up(batch, min(WARM, budget / 4))
     together = max(1, int(budget / each / MOST))
     size = max(1, min(_QUEUED, int(budget / each / 4)))
     samples: list[float] = []

@@ -46,6 +46,7 @@ _ADVICE = {
     "NVLINK_UNCORRECTABLE": "an NVLink failed: drain the host, then reset the GPU; see dmesg for Xids",
     "MPS_CONNECTION_FAILED": "the MPS daemon does not answer: see CUDA_MPS_PIPE_DIRECTORY",
     "PEER_ACCESS_UNSUPPORTED": "the GPUs have no peer access",
+    "NOT_SUPPORTED": "the driver does not offer this here, as with confidential computing or a vGPU",
     "UNKNOWN": "see dmesg for Xids; the GPU may have to be reset",
     "LAUNCH_FAILED": "a kernel failed; see dmesg for Xids",
     "ILLEGAL_ADDRESS": "a kernel failed; see dmesg for Xids",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from ctypes import c_uint32
+from pathlib import Path
 
 import bench_lab
 import pytest
@@ -70,6 +73,30 @@ def test_peers_are_verified_and_below_their_limit(function, gpus):
     for sampled in measure(function, gpus, seconds=4.0):
         assert sampled.verified, sampled.subject
         assert sampled.limit is None or max(sampled.samples) <= sampled.limit, sampled.subject
+
+
+WITHOUT_ACCESS = """
+import sys
+sys.path.insert(0, {tests!r})
+import bench_lab
+from hostcheck.bench.cuda import Device
+from hostcheck.microbench import peers
+Device.reach = lambda self, peer: False
+lab = bench_lab.StandInLab(gpus=bench_lab.gpus()[:2])
+for sampled in peers.both(lab):
+    print(sampled.settings["transport"], sampled.settings["clock"], sampled.limit, sampled.verified, max(sampled.samples))
+"""
+
+
+def test_without_peer_access_the_way_through_the_host_is_named(gpus):
+    if len(gpus) < 2:
+        pytest.skip("one GPU only")
+    # In a process of its own: access that was once allowed stays.
+    program = WITHOUT_ACCESS.format(tests=str(Path(__file__).parents[1]))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+    print(done.stdout)
+    assert done.stdout.startswith("no peer access: through the host's memory host None True ")
 
 
 @pytest.mark.parametrize("name", sorted(hbm.TASKS))
