@@ -84,7 +84,8 @@ from hostcheck.microbench import peers
 Device.reach = lambda self, peer: False
 lab = bench_lab.StandInLab(gpus=bench_lab.gpus()[:2])
 for sampled in peers.both(lab):
-    print(sampled.settings["transport"], sampled.settings["clock"], sampled.limit, sampled.verified, max(sampled.samples))
+    how = sampled.settings
+    print(how["transport"], how["clock"], sampled.limit, sampled.verified, max(sampled.samples))
 """
 
 
