@@ -54,7 +54,7 @@ class Case:
 
 
 @bench(
-    id="copy.h2d", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=3,
+    id="copy.h2d", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2,
     rows=["cuda-fewer-transfers", "chip-direct-access"], references=_REFERENCES,
 )  # fmt: skip
 def h2d(lab: Lab) -> Iterator[Sampled]:
@@ -69,7 +69,7 @@ def h2d(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="copy.d2h", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=3,
+    id="copy.d2h", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2,
     rows=["cuda-fewer-transfers", "chip-direct-access"], references=_REFERENCES,
 )  # fmt: skip
 def d2h(lab: Lab) -> Iterator[Sampled]:

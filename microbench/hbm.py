@@ -87,7 +87,7 @@ def limit_of(gpu: BenchGpu) -> tuple[float | None, str]:
 
 
 @bench(
-    id="hbm.read", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2, rows=["cuda-memory-hierarchy"],
+    id="hbm.read", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1, rows=["cuda-memory-hierarchy"],
 )  # fmt: skip
 def read(lab: Lab) -> Iterator[Sampled]:
     """Device memory is read at this rate.
@@ -100,7 +100,7 @@ def read(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="hbm.write", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2, rows=["cuda-memory-hierarchy"],
+    id="hbm.write", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1, rows=["cuda-memory-hierarchy"],
 )  # fmt: skip
 def write(lab: Lab) -> Iterator[Sampled]:
     """Device memory is written at this rate.
@@ -112,7 +112,7 @@ def write(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="hbm.copy", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2, rows=["cuda-memory-hierarchy"],
+    id="hbm.copy", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1, rows=["cuda-memory-hierarchy"],
 )  # fmt: skip
 def copy(lab: Lab) -> Iterator[Sampled]:
     """Device memory is copied within the GPU at this rate, counting what is read and what is written.
@@ -124,7 +124,7 @@ def copy(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="hbm.triad", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2,
+    id="hbm.triad", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1,
     rows=["cuda-memory-hierarchy", "prof-roofline"], references=["STREAM: https://www.cs.virginia.edu/stream/"],
 )  # fmt: skip
 def triad(lab: Lab) -> Iterator[Sampled]:

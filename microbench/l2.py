@@ -57,7 +57,7 @@ def size_of(device: Device) -> int:
 
 
 @bench(
-    id="l2.read", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2, rows=["cuda-memory-hierarchy"],
+    id="l2.read", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1, rows=["cuda-memory-hierarchy"],
 )  # fmt: skip
 def read(lab: Lab) -> Iterator[Sampled]:
     """The L2 cache is read at this rate.

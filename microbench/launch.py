@@ -70,7 +70,7 @@ def kernel(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="launch.graph", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2, lower_is_better=True,
+    id="launch.graph", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1, lower_is_better=True,
     rows=["cuda-graphs"],
 )  # fmt: skip
 def graph(lab: Lab) -> Iterator[Sampled]:
