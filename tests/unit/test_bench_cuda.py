@@ -450,3 +450,48 @@ def test_one_gpu_has_no_peers():
     for function in (peers.copy, peers.both, peers.everyone):
         with pytest.raises(NotApplicable, match="only one GPU"):
             list(function(lab))
+
+
+@pytest.mark.parametrize(("name", "times"), [("read", 1), ("write", 1), ("copy", 2), ("triad", 3)])
+def test_what_is_loaded_and_what_is_stored_counts(name, times, monkeypatch):
+    monkeypatch.setattr(pattern, "fill", lambda *_: None)
+    device = SimpleNamespace(sm_count=132, alloc=lambda size: SimpleNamespace(size=size))
+    task = hbm.TASKS[name](device, SimpleNamespace(), 2**30)
+    assert task.moved == times * 2**30
+
+
+@pytest.mark.parametrize(
+    ("ends", "counted", "rate", "limit"),
+    [
+        ([(0, 1)], 1, 1.0, 450.0),
+        ([(0, 1), (1, 0)], 2, 2.0, 900.0),
+        ([(first, second) for first in range(8) for second in range(8) if first != second], 7, 7.0, 450.0),
+    ],
+    ids=["one way", "both ways", "all of eight"],
+)
+def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeypatch):
+    wrong = [0]
+
+    def lane(first):
+        return SimpleNamespace(
+            sender=SimpleNamespace(ordinal=first),
+            limit=450.0,
+            limit_source="datasheet",
+            transport="nvlink",
+            direct=True,
+            poison=lambda: None,
+            wrong=lambda: wrong[0],
+        )
+
+    def measure():
+        lanes = [lane(first) for first, _ in ends]
+        (sampled,) = peers._measure(StandInLab(seconds=0.01), lanes, "subject", 1, counted=counted, rule="rule")
+        return sampled
+
+    monkeypatch.setattr(peers, "at_once", lambda lanes: peers.SIZE / 1e9)
+    sampled = measure()
+    assert sampled.samples[0] == pytest.approx(rate)
+    assert sampled.limit == pytest.approx(limit)
+    assert sampled.verified
+    wrong[0] = 1
+    assert not measure().verified
