@@ -60,6 +60,10 @@ class _Loops:
     chase: Callable[[Any, int, int], int]
 
 
+_AVAILABLE = ("MemAvailable:",)
+_RECLAIMED = ("MemFree:", "Active(file):", "Inactive(file):")
+
+
 def nodes(root: str = "/") -> tuple[Node, ...]:
     """Return the NUMA nodes whose CPUs this process may use; a host that shows none is one node."""
     from hostcheck.bench.pinning import cpus_of
@@ -84,10 +88,10 @@ def _node(number: int, cpus: set[int], meminfo: Path, root: str) -> Node:
             shared, size = _read(last / "shared_cpu_list"), _read(last / "size").removesuffix("K")
             caches[shared] = int(size) * 1024 if size.isdecimal() else 0
     words = _read(meminfo).split()
-    for label in ("MemAvailable:", "MemFree:"):
-        if label in words:
-            return Node(number, tuple(cores.values()), sum(caches.values()), int(words[words.index(label) + 1]) * 1024)
-    return Node(number, tuple(cores.values()), sum(caches.values()), 0)
+    kib = {label: int(words[words.index(label) + 1]) for label in _AVAILABLE + _RECLAIMED if label in words}
+    # Nodes do not say what is available: what files are cached in is.
+    free = kib.get("MemAvailable:") or sum(kib.values())
+    return Node(number, tuple(cores.values()), sum(caches.values()), free * 1024)
 
 
 def _read(path: Path) -> str:

@@ -188,7 +188,13 @@ class _Worker:
         ceilings = self._ceilings.get(named[0], Ceilings()) if named else Ceilings()
         samples = tuple(float(sample) for sample in sampled.samples)
         sampled = replace(sampled, samples=samples)
-        invalid = fault(sampled, conditions, ceilings=ceilings, lower_is_better=made.lower_is_better)
+        invalid = fault(
+            sampled,
+            conditions,
+            ceilings=ceilings,
+            lower_is_better=made.lower_is_better,
+            on_host=made.scope is Scope.HOST,
+        )
         try:
             value: float | None = statistic(samples, sampled.statistic)
         except ValueError:

@@ -28,6 +28,8 @@ _STARVED = 0.7
 # GeForce cards compute at a memory clock a little below the maximum.
 _MEMORY_STARVED = 0.9
 _VARIATION = 0.05
+# Where the CPU does the work, as for pageable copies, other processes and interrupts have their part in each sample.
+_VARIATION_HOST = 0.2
 _FEWEST = 5
 PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
 MANY = 8
@@ -79,7 +81,14 @@ def variation(samples: Sequence[float]) -> float | None:
     return (high - low) / 1.349 / middle if middle else None
 
 
-def fault(sampled: Sampled, conditions: Conditions, *, ceilings: Ceilings, lower_is_better: bool = False) -> str:
+def fault(
+    sampled: Sampled,
+    conditions: Conditions,
+    *,
+    ceilings: Ceilings,
+    lower_is_better: bool = False,
+    on_host: bool = False,
+) -> str:
     """Return why a number may not be believed, in one line; an empty string where nothing speaks against it.
 
     Args:
@@ -87,6 +96,7 @@ def fault(sampled: Sampled, conditions: Conditions, *, ceilings: Ceilings, lower
         conditions: of the GPU meanwhile.
         ceilings: what the GPU could do.
         lower_is_better: as of the benchmark.
+        on_host: it is the host that was measured.
     """
     if sampled.invalid:
         return sampled.invalid
@@ -103,7 +113,7 @@ def fault(sampled: Sampled, conditions: Conditions, *, ceilings: Ceilings, lower
         or _slowed(conditions)
         or _capped(sampled, conditions, ceilings)
         or _starved(sampled, conditions, ceilings)
-        or _unsteady(sampled, lower_is_better)
+        or _unsteady(sampled, lower_is_better, on_host)
     )
 
 
@@ -170,9 +180,10 @@ def _starved(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> st
     )
 
 
-def _unsteady(sampled: Sampled, lower_is_better: bool) -> str:
+def _unsteady(sampled: Sampled, lower_is_better: bool, on_host: bool) -> str:
     """Say where samples of a rate scatter. Latencies scatter by nature, and percentiles are made for that."""
     if sampled.statistic != "median" or lower_is_better:
         return ""
     spread = variation(sampled.samples)
-    return f"unsteady: the samples vary by {spread:.0%}" if spread is not None and spread > _VARIATION else ""
+    most = _VARIATION_HOST if on_host or sampled.settings.get("clock") == "host" else _VARIATION
+    return f"unsteady: the samples vary by {spread:.0%}" if spread is not None and spread > most else ""

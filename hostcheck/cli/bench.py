@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostcheck.bench.model import Level
+from hostcheck.cli import bench_nccl
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import clear_progress, progress, write
@@ -145,11 +146,15 @@ def command() -> None:
     hostcheck bench 'hbm.*' gemm.bf16         some benchmarks
     hostcheck bench --gpus 0-3                some GPUs
     hostcheck bench run --help                all options
+    hostcheck bench nccl --hosts 'gpu[1-8]'   collectives between hosts, over SSH
     hostcheck audit --from FILE               judge what was measured again, by other expectations
 
     Needs the NVIDIA driver and pip install 'hostcheck[bench]'; matrix products and NCCL also 'hostcheck[torch]'. Sets
     no clock, no limit and no mode. A GPU that somebody uses is left alone.
     """
+
+
+command.add_command(bench_nccl.command)
 
 
 @command.command("run")
@@ -187,7 +192,7 @@ def run(
     snapshot = with_results(_snapshot(), session)
     kept = _keep(snapshot, save)
     if (style or "text") == "text" and output is None:
-        click.echo(render_session(session))
+        click.echo(render_session(session), nl=False)
     code = view.run(judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today()))
     click.echo(kept, err=True)
     if interrupted:
@@ -293,7 +298,7 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
 )
 @click.option(
     "--tolerance", type=click.FloatRange(0, 100), default=3.0, show_default=True, metavar="PERCENT",
-    help="How much worse a number may be; it must also be more than noise.",
+    help="How much worse a rate may be, and it must be more than noise; times, ten times that.",
 )  # fmt: skip
 @click.pass_context
 def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path | None, tolerance: float) -> None:

@@ -100,7 +100,8 @@ def _headline(session: Session) -> str:
     for told in session.devices.values():
         if "name" in told:
             names[told["name"]] = names.get(told["name"], 0) + 1
-    parts = [f"{session.level} level", *(f"{count} x {name}" for name, count in names.items())]
+    parts = [f"{session.level} level"] if session.level else []
+    parts += [f"{count} x {name}" for name, count in names.items()]
     parts += [f"driver {session.versions['driver']}"] if "driver" in session.versions else []
     return ", ".join([*parts, f"{session.seconds:.0f} s"])
 
@@ -112,13 +113,13 @@ def _rounded(limit: float | None) -> float | None:
 
 def _line(page: Page, group: Sequence[Measurement], bench: str) -> None:
     valid = [measured for measured in group if not measured.invalid and measured.value is not None]
-    subjects = fold_line([measured.subject for measured in group], most=3)
+    subjects = fold_line([measured.subject for measured in valid], most=3)
+    head = f"{bench:<14} {group[0].case}" if page.width >= 60 else f"{bench} {group[0].case}"
     if valid:
         values = [measured.value or 0.0 for measured in valid]
         middle = median(values)
         limits = [measured.limit for measured in valid if measured.limit]
         limit = median(limits) if limits else None
-        head = f"{bench:<14} {group[0].case}" if page.width >= 60 else f"{bench} {group[0].case}"
         text = f"{number(middle):>7} {group[0].unit}"
         beside: tuple[str, str] = ("", "")
         if limit and not lower_is_better(group[0].unit):
@@ -131,13 +132,20 @@ def _line(page: Page, group: Sequence[Measurement], bench: str) -> None:
             hang=4,
             between=" ",
         )
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[Measurement]] = {}
     for measured in group:
         if measured.invalid:
-            reasons.setdefault(measured.invalid, []).append(measured.subject)
-    for why, own in reasons.items():
-        name = f"{group[0].bench} {group[0].case}".strip()
-        page.put((name, "bold"), f"{fold_line(own, most=3)}:", ("invalid:", "yellow"), why, indent=2, hang=4)
+            reasons.setdefault(measured.invalid, []).append(measured)
+    for place, (why, own) in enumerate(reasons.items()):
+        told = [measured.value for measured in own if measured.value is not None]
+        text = f"{number(median(told)):>7} {own[0].unit}" if told else ""
+        page.put(
+            f"{head if not valid and not place else '':<{_NAME + 4}}{text:<16}",
+            ("invalid", "yellow"),
+            f"on {fold_line([measured.subject for measured in own], most=3)}: {why}",
+            indent=2,
+            hang=4,
+        )
 
 
 def _bar(share: float, ascii: bool) -> str:

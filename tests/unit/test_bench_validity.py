@@ -69,6 +69,9 @@ def test_one_sample_that_was_held_up_is_no_unsteadiness_and_times_may_scatter() 
     assert said(replace(MEMORY, samples=(3100.0,) * 19 + (1500.0,))) == ""
     scattered = Sampled(samples=(2.0, 9.0, 3.0, 20.0, 2.5), unit="us", verified=True)
     assert said(scattered, lower_is_better=True) == ""
+    pageable = replace(MEMORY, samples=(9.0, 8.0, 10.0, 9.5, 8.5), settings={"clock": "host"})
+    assert said(pageable) == ""
+    assert said(replace(pageable, settings={})) == "unsteady: the samples vary by 12%"
 
 
 @pytest.mark.parametrize(
