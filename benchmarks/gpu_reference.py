@@ -208,16 +208,23 @@ class _Pipe:
         self._periods = self.runner.periods(stream, tensor_pipe.LAUNCH_SECONDS)
         self._work = chain.operations(self._periods, chain.repeats) * device.sm_count / 1e12
         self._per_hz = device.sm_count * (tensor_chain.operations_per_clock(gpu, chain)[0] or 0) / 1e12
-        self._bounds = [0.0]
+        self._untold: dict[str, float] = {}
 
     def rate(self) -> float:
-        run = self.runner.run(self._stream, self._periods, count=_EACH)
-        assert run.verdict.right, run.verdict.error
-        self._bounds = [tensor_chain.clock_mhz(reports) * 1e6 * self._per_hz for reports in run.launches]
-        return float(self._work / median(run.seconds))
+        """Return what was reached."""
+        return self._told("rate")
 
     def bound(self) -> float:
-        return median(self._bounds)
+        """Return what the multiprocessors could do in the same launches."""
+        return self._told("bound")
+
+    def _told(self, what: str) -> float:
+        if what not in self._untold:
+            run = self.runner.run(self._stream, self._periods, count=_EACH)
+            assert run.verdict.right, run.verdict.error
+            clock = median(tensor_chain.clock_mhz(reports) for reports in run.launches)
+            self._untold = {"rate": self._work / median(run.seconds), "bound": clock * 1e6 * self._per_hz}
+        return self._untold.pop(what)
 
 
 def pipes(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:

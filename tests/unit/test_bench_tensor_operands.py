@@ -125,7 +125,7 @@ def test_registers_of_mma_sync_give_the_product(chain):
             codes = _read_scales(content, chain.steps, tile, per_step)
             scale = scaled_formats.decode_e8m0 if chain.name == "mxfp8" else scaled_formats.E4M3.decode
             values[place] *= scale(np.array(codes)).repeat(chain.step // per_step, axis=1)
-    assert np.array_equal(values[0] @ values[1].T, tensor_chain.product(a, b))
+    np.testing.assert_allclose(values[0] @ values[1].T, tensor_chain.product(a, b), rtol=1e-9, atol=1e-9)
 
 
 def _read(content: bytes, word: int, steps: int, tile_rows: int, row_bytes: int) -> list[bytes]:
