@@ -38,6 +38,9 @@ def tensor_pipe(lab: Lab) -> Iterator[Sampled]:
     the clock that the multiprocessors themselves counted meanwhile; so a low clock, such as under a power cap, lowers
     the number and the limit alike, and `of_datasheet` tells of it. The sums of every multiprocessor are compared in
     every period, and with the right ones. Below 0.95 of the limit: multiprocessors that stall; see `sm.sweep`.
+
+    We ran it on compute capability 9.0. The chains for 8.x, 10.x and 12.x are compiled, and their machine code is
+    tested, but no such GPU was at hand: their results carry the setting "not run on this hardware by us".
     """
     from hostcheck.bench.cuda import Device
 
