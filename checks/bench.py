@@ -348,9 +348,13 @@ def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
 
 
 def _missing(part: Session) -> Iterator[Finding]:
+    """Yield one finding for each reason for which a subject has no number; the same words for all benchmarks."""
+    reasons: dict[tuple[str, str, Status], list[str]] = {}
     for missing in part.missing:
         status = Status.ERROR if missing.bug else Status.UNKNOWN if missing.applies else Status.NOT_APPLICABLE
-        yield Finding(status=status, subject=missing.subject, summary=f"{missing.bench}: {missing.why}")
+        reasons.setdefault((missing.subject, missing.why, status), []).append(missing.bench)
+    for (subject, why, status), benches in reasons.items():
+        yield Finding(status=status, subject=subject, summary=why, source=f"hostcheck bench {' '.join(benches)}")
 
 
 def _something(part: Session, patterns: tuple[str, ...]) -> None:

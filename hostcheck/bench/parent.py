@@ -207,6 +207,8 @@ class Parent:
         self._launcher = launcher
         self._children: dict[str, _Child] = {}
         self._deaths: dict[str, int] = {}
+        # GPUs that turned out to be in use, or that no process survives on: the others do without them.
+        self._out: set[str] = set()
         self._begun = time.monotonic()
         self._step, self._steps, self._left = 0, 0, 0.0
         self.harvest = Harvest()
@@ -220,6 +222,8 @@ class Parent:
         left = list(steps)
         try:
             for kind in dict.fromkeys((step.bench.scope, step.bench.backend) for step in steps):
+                if kind[0] in (Scope.GPUS, Scope.RANKS):
+                    self._gpus = tuple(gpu for gpu in self._gpus if gpu.subject not in self._out)
                 try:
                     for step in [step for step in steps if (step.bench.scope, step.bench.backend) == kind]:
                         self._run(step)
@@ -239,6 +243,9 @@ class Parent:
     def _run(self, step: Step) -> None:
         self._step += 1
         scope = step.bench.scope
+        if scope in (Scope.GPUS, Scope.RANKS) and len(self._gpus) <= 1:
+            self._lack(step.bench.id, "host", "it needs two GPUs or more that are free")
+            return
         subjects = [gpu.subject for gpu in self._gpus] if scope in (Scope.GPU, Scope.RANKS) else [self._whole(scope)]
         self._show(step.bench.id, subjects if scope is Scope.GPU else [self._whole(scope)])
         for subject in subjects:
@@ -313,6 +320,7 @@ class Parent:
                 self._lack(step.bench.id, subject, f"left alone after its process died {_DEATHS} times")
             return False
         if child.ready is not None and child.ready.busy:
+            self._out.add(subject)
             self._lack(step.bench.id, subject, child.ready.busy)
             return False
         return True
@@ -378,6 +386,8 @@ class Parent:
             line += "; see dmesg for Xids"
         self._lack(step.bench.id, subject, line)
         self._deaths[subject] = self._deaths.get(subject, 0) + 1
+        if self._deaths[subject] >= _DEATHS:
+            self._out.add(subject)
         child.close()
         del self._children[subject]
 

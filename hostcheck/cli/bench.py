@@ -191,9 +191,10 @@ def run(
     session, interrupted = measuring.session()
     snapshot = with_results(_snapshot(), session)
     kept = _keep(snapshot, save)
+    judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today())
     if (style or "text") == "text" and output is None:
-        click.echo(render_session(session), nl=False)
-    code = view.run(judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today()))
+        click.echo(render_session(session, judged), nl=False)
+    code = view.run(judged)
     click.echo(kept, err=True)
     if interrupted:
         click.echo("hostcheck: interrupted; what had not been measured by then is unknown above", err=True)

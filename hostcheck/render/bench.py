@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import median
 
 from hostcheck.bench.baseline import Comparison
 from hostcheck.bench.model import Measurement, Session
-from hostcheck.facts.bench import lower_is_better
+from hostcheck.facts.bench import JUDGES, lower_is_better
+from hostcheck.model import Run
 from hostcheck.render.fold import fold_line
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
 
 _BAR = 20
-_NAME = 26
+_NAME = 25
+_VALUE = 15
 
 
 def render_session(
-    session: Session, *, color: bool | None = None, width: int | None = None, ascii: bool | None = None
+    session: Session,
+    run: Run | None = None,
+    *,
+    color: bool | None = None,
+    width: int | None = None,
+    ascii: bool | None = None,
 ) -> str:
     """Return the measurements of a session as text; equal parts share a line.
 
     Args:
         session: what was measured.
+        run: what was judged of it, for the floors.
         color, width, ascii: as for `hostcheck.render.text.render_text`.
     """
     page = _page(color, width, ascii)
@@ -31,10 +40,11 @@ def render_session(
     for measured in session.measurements:
         key = (measured.bench, measured.case, measured.unit, _rounded(measured.limit))
         groups.setdefault(key, []).append(measured)
+    floors = _floors(run)
     shown = ""
     for group in groups.values():
         bench = group[0].bench
-        _line(page, group, "" if bench == shown else bench)
+        _line(page, group, "" if bench == shown else bench, floors.get(f"{bench} {group[0].case}".strip()))
         shown = bench
     if not groups:
         page.put("nothing", indent=2)
@@ -111,7 +121,18 @@ def _rounded(limit: float | None) -> float | None:
     return None if limit is None else float(f"{limit:.1g}")
 
 
-def _line(page: Page, group: Sequence[Measurement], bench: str) -> None:
+def _floors(run: Run | None) -> dict[str, float]:
+    """Return the floors in per cent of the limit by benchmark and case, as the findings have them."""
+    found: dict[str, float] = {}
+    for result in run.results if run else ():
+        for finding in result.findings if result.id in JUDGES else ():
+            least = re.match(r"at least ([\d.]+) %$", finding.expected.text) if finding.expected else None
+            if least:
+                found[finding.summary.partition(":")[0]] = float(least[1])
+    return found
+
+
+def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | None) -> None:
     valid = [measured for measured in group if not measured.invalid and measured.value is not None]
     subjects = fold_line([measured.subject for measured in valid], most=3)
     head = f"{bench:<14} {group[0].case}" if page.width >= 60 else f"{bench} {group[0].case}"
@@ -123,13 +144,16 @@ def _line(page: Page, group: Sequence[Measurement], bench: str) -> None:
         text = f"{number(middle):>7} {group[0].unit}"
         beside: tuple[str, str] = ("", "")
         if limit and not lower_is_better(group[0].unit):
-            beside = (f"{_bar(middle / limit, page.ascii)} {middle / limit:>6.1%} of {number(limit)}", "green")
+            share = middle / limit
+            least = f", at least {floor:g}%" if floor is not None else ""
+            style = "red" if floor is not None and 100 * min(values) / limit < floor else "green"
+            beside = (f"{_bar(share, floor, page.ascii)} {share:>6.1%} of {number(limit)}{least}", style)
         page.put(
-            f"{head:<{_NAME + 4}}{text:<16}",
+            f"{head:<{_NAME}}{text:<{_VALUE}}",
             beside,
             (_spread(valid, values, subjects), "dim"),
             indent=2,
-            hang=4,
+            hang=_NAME + _VALUE + 3 if page.width >= 90 else 4,
             between=" ",
         )
     reasons: dict[str, list[Measurement]] = {}
@@ -140,18 +164,23 @@ def _line(page: Page, group: Sequence[Measurement], bench: str) -> None:
         told = [measured.value for measured in own if measured.value is not None]
         text = f"{number(median(told)):>7} {own[0].unit}" if told else ""
         page.put(
-            f"{head if not valid and not place else '':<{_NAME + 4}}{text:<16}",
+            f"{head if not valid and not place else '':<{_NAME}}{text:<{_VALUE}}",
             ("invalid", "yellow"),
             f"on {fold_line([measured.subject for measured in own], most=3)}: {why}",
             indent=2,
-            hang=4,
+            hang=_NAME + _VALUE + 11 if page.width >= 90 else 4,
         )
 
 
-def _bar(share: float, ascii: bool) -> str:
+def _bar(share: float, floor: float | None, ascii: bool) -> str:
+    """Return a bar that is full at the limit, with a mark at the floor."""
     filled = max(0, min(_BAR, round(share * _BAR)))
-    full, empty = ("#", ".") if ascii else ("█", "░")
-    return full * filled + empty * (_BAR - filled)
+    full, empty, mark = ("#", ".", "|") if ascii else ("█", "░", "┃")
+    bar = full * filled + empty * (_BAR - filled)
+    if floor is None:
+        return bar
+    place = min(_BAR - 1, int(floor / 100 * _BAR))
+    return bar[:place] + mark + bar[place + 1 :]
 
 
 def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str) -> str:
@@ -160,7 +189,7 @@ def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str
         return subjects
     worst = max(values) if lower_is_better(valid[0].unit) else min(values)
     where = valid[values.index(worst)].subject
-    return f"{subjects}; {'slowest' if lower_is_better(valid[0].unit) else 'lowest'} {number(worst)} on {where}"
+    return f"{subjects}; worst {number(worst)} on {where}"
 
 
 def _missing(page: Page, session: Session) -> None:

@@ -142,6 +142,14 @@ def test_one_gpu_that_cannot_be_measured_is_named_and_the_others_are(
     assert code == 3
 
 
+def test_those_that_need_several_gpus_do_without_one_that_is_in_use(tmp_path: Path) -> None:
+    bench("fake.turns", "fake.together", nvml={"gpus": [{}, {"processes": [1]}, {}]}, cwd=tmp_path)
+    session = kept(tmp_path)
+    together = [measured.subject for measured in session.measurements if measured.bench == "fake.together"]
+    assert together == ["gpu0>gpu2", "gpu2>gpu0"]
+    assert [(entry.bench, entry.subject) for entry in session.missing] == [("fake.turns", "gpu1")]
+
+
 def test_a_share_of_a_gpu_has_no_datasheet(tmp_path: Path) -> None:
     bench("fake.model", nvml={"gpus": [{}, {"virtualization": 2}]}, cwd=tmp_path)
     session = kept(tmp_path)
