@@ -60,6 +60,10 @@ class Pairing:
             raise ValueError(f"{' and '.join(sorted(key))} have been paired before")
         self._outcome[key] = passed
 
+    def leave(self, host: str) -> None:
+        """Take out a host that cannot take part. Whoever was to meet it is as if the two had never been paired."""
+        self.hosts = tuple(other for other in self.hosts if other != host)
+
     def round(self) -> list[Pair]:
         """Return pairs to be measured at the same time, each host in one at most; none when there is no more to do."""
         if not self._outcome:

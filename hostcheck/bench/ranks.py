@@ -40,6 +40,8 @@ _LAST_WORDS = 3.0
 _GRACE = 10.0
 
 _END = "END_OF_THE_SOURCE"
+_NEVER_THERE = (Reach.UNREACHABLE, Reach.DENIED, Reach.HOST_KEY, Reach.SHELL, Reach.PRIVILEGE)
+_REFUSAL = "cannot take part: "
 _PATH = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+@:=,-]*")
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]{0,99})=([A-Za-z0-9_./+@:=,^%~ -]{0,500})")
 _ADDRESS = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:%-]{0,252})")
@@ -108,10 +110,17 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a launch: results in order of the cases, and why each host that failed did."""
+    """What came of a launch.
+
+    Attributes:
+        found: results in order of the cases; none where a host failed.
+        failed: why each host that failed did.
+        absent: those of them that could not even take part, which proves nothing against their links.
+    """
 
     found: tuple[Found, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
 
 
 def read_environment(words: Sequence[str]) -> dict[str, str]:
@@ -214,6 +223,7 @@ def _gather(
 ) -> Outcome:
     answers: dict[str, Answer] = {}
     failed: dict[str, str] = {}
+    absent: set[str] = set()
     let_go: set[str] = set()
     until = deadline
     while len(answers) < len(targets):
@@ -235,17 +245,19 @@ def _gather(
             failed[target.name] = (
                 f"{answer.reach.value}: {answer.why}" if answer.reach is not Reach.ERROR else answer.why
             )
+            if answer.reach in _NEVER_THERE or answer.why.startswith(_REFUSAL):
+                absent.add(target.name)
             until = min(until, time.monotonic() + _LAST_WORDS)
     first = answers.get(targets[0].name)
     found: tuple[Found, ...] = ()
-    if first is not None and first.reach is Reach.OK:
+    if first is not None and first.reach is Reach.OK and not failed:
         try:
             found = tuple(read_found(first.out))
         except HostcheckError as problem:
             failed[targets[0].name] = str(problem)
         if not failed and len(found) < cases:
             failed[targets[0].name] = f"it gave {len(found)} of {cases} results"
-    return Outcome(found=found, failed=failed)
+    return Outcome(found=found, failed=failed, absent=frozenset(absent))
 
 
 def read_found(out: bytes) -> Iterator[Found]:

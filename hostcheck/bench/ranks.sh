@@ -4,6 +4,7 @@ umask 077
 child=
 dir=
 fail() { echo "hostcheck: $*" >&2; exit 1; }
+refuse() { fail "cannot take part: $*"; }
 stop() {
     trap '' HUP INT TERM
     [ -n "$child" ] || return 0
@@ -17,10 +18,10 @@ trap '[ -z "$dir" ] || rm -rf "$dir"' EXIT
 trap 'stop; exit 1' HUP INT TERM
 trap '' PIPE
 
-command -v "$python" >/dev/null 2>&1 || fail "$python is not there; --python names one that has torch"
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hostcheck-XXXXXX") || fail 'no folder for temporary files can be made'
-write_source >"$dir/collective.py" || fail "$dir cannot be written"
-"$python" - "$cuda" >"$dir/check" 2>&1 <<'END' || fail "$(tail -n 1 "$dir/check")"
+command -v "$python" >/dev/null 2>&1 || refuse "$python is not there; --python names one that has torch"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/hostcheck-XXXXXX") || refuse 'no folder for temporary files can be made'
+write_source >"$dir/collective.py" || refuse "$dir cannot be written"
+"$python" - "$cuda" >"$dir/check" 2>&1 <<'END' || refuse "$(tail -n 1 "$dir/check")"
 import sys
 try:
     import torch

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +15,8 @@ import pytest
 import torchlab
 
 import sshlab
+from hostcheck.bench import ranks
+from hostcheck.bench.hosts import Between, by_pairs
 from hostcheck.bench.ranks import Launch, Outcome, run
 from hostcheck.fleet.targets import Target
 from hostcheck.transport.ssh import SshOptions, SshTransport
@@ -91,6 +97,7 @@ def test_a_host_without_torch_is_named_and_the_others_are_let_go(lab: Lab, hosts
     began = time.monotonic()
     outcome = measure(lab, [*hosts[:2], lacking], launch())
     assert list(outcome.failed) == ["lacking"]
+    assert outcome.absent == {"lacking"}
     assert "torch" in outcome.failed["lacking"] or "encodings" in outcome.failed["lacking"]
     assert outcome.found == ()
     assert time.monotonic() - began < 40
@@ -101,13 +108,16 @@ def test_a_host_that_is_not_there(lab: Lab, hosts: list[Host]) -> None:
     gone = lab.host("gone", listen=False)
     outcome = measure(lab, [gone, *hosts[:2]], launch())
     assert list(outcome.failed) == ["gone"]
+    assert outcome.absent == {"gone"}
     assert outcome.failed["gone"].startswith("unreachable: ")
     settle(hosts)
 
 
 def test_no_such_python_is_one_line(lab: Lab, hosts: list[Host]) -> None:
     outcome = measure(lab, hosts[:2], launch(python="/opt/no/python"))
-    assert set(outcome.failed.values()) == {"/opt/no/python is not there; --python names one that has torch"}
+    assert set(outcome.failed.values()) == {
+        "cannot take part: /opt/no/python is not there; --python names one that has torch"
+    }
 
 
 def test_a_host_that_goes_in_the_middle(lab: Lab, hosts: list[Host]) -> None:
@@ -119,6 +129,7 @@ def test_a_host_that_goes_in_the_middle(lab: Lab, hosts: list[Host]) -> None:
     timer.join()
     assert outcome.found == ()
     assert "dying" in outcome.failed
+    assert outcome.absent == set()
     settle(hosts)
 
 
@@ -129,3 +140,92 @@ def test_nothing_stays_when_we_go(lab: Lab, hosts: list[Host]) -> None:
     assert set(outcome.failed) == {"rank0", "rank1"}
     assert all("no complete answer in 8 s" in why for why in outcome.failed.values())
     settle(hosts, seconds=40)
+
+
+def find_bad(lab: Lab, hosts: Sequence[Host], asked: Launch) -> Between:
+    options = SshOptions(config_path=lab.config, connect_seconds=5, retries=0)
+    targets = [Target(host.name, host.address) for host in hosts]
+    return by_pairs(
+        targets, lambda target: SshTransport(target.name, address=target.address, options=options), asked, floor=0.02
+    )
+
+
+def test_pairs_find_a_slow_host_and_a_broken_one_and_one_that_is_not_there(lab: Lab, hosts: list[Host]) -> None:
+    slow = lab.host("slow")
+    # Not every kernel has the token bucket filter. Without it, this host is as good as the others.
+    shaped = ["ip", "netns", "exec", slow.namespace, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf"]
+    limit = ["rate", "50mbit", "burst", "32kbit", "latency", "400ms"]
+    is_slow = subprocess.run([*shaped, *limit], capture_output=True, check=False).returncode == 0
+    run_py = next((torchlab.python().parent.parent / "lib").glob("python3.*/site-packages/torch/distributed/run.py"))
+    broken = lab.host("broken", before=[f"echo 'raise OSError(5)' >/run/run.py; mount --bind /run/run.py {run_py}"])
+    gone = lab.host("gone", listen=False)
+    tested = find_bad(lab, [slow, broken, gone, *hosts], launch(cases=[("send-receive", 4_000_000, 0.1)]))
+    assert tested.verdict is not None
+    assert set(tested.verdict.bad) == {"broken", *(["slow"] if is_slow else [])}
+    assert {host.name for host in hosts} <= set(tested.verdict.good)
+    assert list(tested.absent) == ["gone"]
+    assert tested.verdict.links == ()
+    assert is_slow == any("below the floor" in why for why in tested.failed.values())
+    assert any("OSError" in why for why in tested.failed.values())
+    settle([*hosts, slow, broken])
+
+
+def test_pairs_find_a_link(lab: Lab, hosts: list[Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = hosts[:2]
+    sshlab.call("ip", "-n", first.namespace, "route", "add", "blackhole", f"{second.address}/32")
+    monkeypatch.setattr(ranks, "_STARTING", 4.0)
+    try:
+        tested = find_bad(lab, [*hosts, lab.host("fourth")], launch(cases=[("send-receive", 100_000, 0.1)]))
+    finally:
+        sshlab.call("ip", "-n", first.namespace, "route", "delete", "blackhole", f"{second.address}/32")
+    assert tested.verdict is not None
+    assert tested.verdict.links == (("rank0", "rank1"),)
+    assert tested.verdict.bad == ()
+    settle(hosts)
+
+
+def hostcheck(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", "bench", "nccl", *map(str, words)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100"},
+    )  # fmt: skip
+
+
+def test_the_command(lab: Lab, hosts: list[Host], tmp_path: Path) -> None:
+    named = ",".join(host.address for host in hosts[:2])
+    common = (
+        "--hosts", named, "--ssh-config", lab.config, "--python", torchlab.python(), "--backend", "gloo",
+        "--env", "GLOO_SOCKET_IFNAME=eth0", "--size", "1M", "--seconds", "0.1",
+    )  # fmt: skip
+    done = hostcheck(*common, "--operation", "all-gather", "-o", tmp_path / "out.json")
+    # TCP between processes that share two cores may scatter, and is then no number to believe.
+    assert done.returncode in (0, 3), done.stderr
+    assert "all-gather" in done.stdout
+    assert "1 MiB" in done.stdout
+    (measured,) = json.loads((tmp_path / "out.json").read_text())["measurements"]
+    assert (measured["bench"], measured["case"], measured["verified"]) == ("nccl.all-gather", "1 MiB", True)
+    assert measured["value"] > 0.001
+    assert measured["settings"]["hosts"] == 1  # all say the same name here
+    failing = hostcheck(*common, "--floor", "10000")
+    assert failing.returncode == 1 or "INVALID" in failing.stdout
+    pairs = hostcheck(*common, "--pairs")
+    assert pairs.returncode == 0, pairs.stderr
+    assert f"good: {hosts[0].address.rpartition('.')[0]}." in pairs.stdout
+    assert "Traceback" not in done.stderr + failing.stderr + pairs.stderr
+
+
+def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path) -> None:
+    for words, told in (
+        ((), "no --hosts are named"),
+        (("--hosts", "a"), "one host alone has nobody to talk to"),
+        (("--hosts", "a,b", "--env", "X=$(reboot)"), "NAME=VALUE is needed"),
+        (("--hosts", "a,b", "--python", "python3; reboot"), "is no path of a program"),
+        (("--hosts", "a,b", "--master", "-x"), "is no address"),
+        (("--hosts", "a,b", "--master", "c", "--pairs"), "--master is for all hosts together"),
+        (("--hosts", "a,b", "--ssh-config", tmp_path / "none"), "no such file"),
+    ):
+        done = hostcheck(*words)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -127,6 +127,22 @@ def test_nothing_is_recorded_twice() -> None:
             Pairing(hosts)
 
 
+def test_a_host_that_leaves_frees_its_partner() -> None:
+    pairing = Pairing(["a", "b", "c", "d"])
+    assert pairing.round() == [("a", "b"), ("c", "d")]
+    pairing.record(("a", "b"), passed=True)
+    pairing.leave("c")
+    assert pairing.round() == [("d", "a")]
+    pairing.record(("d", "a"), passed=True)
+    assert pairing.round() == []
+    assert pairing.verdict() == Verdict(good=("a", "b", "d"), bad=(), links=(), open={})
+    alone = Pairing(["a", "b"])
+    alone.round()
+    alone.leave("a")
+    assert alone.round() == []
+    assert dict(alone.verdict().open) == {"b": ()}
+
+
 def test_slow_pairs() -> None:
     rates = {("a", "b"): 48.0, ("c", "d"): 47.0, ("e", "f"): 12.0}
     assert slow(rates) == {("e", "f"): "26% of the median of all pairs (47 GB/s)"}
