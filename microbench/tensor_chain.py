@@ -293,7 +293,7 @@ class Runner:
         self._reports.fill(_NEVER)
         works = [self._launch(periods, repeats, self._reports.pointer + each * size) for each in range(count)]
         seconds = stream.time([lambda work=work: work(stream) for work in works])  # type: ignore[misc]
-        launches = tuple(self._read(each * size, size) for each in range(count))
+        launches = tuple(read_reports(self.chain, self._reports.download(each * size, size)) for each in range(count))
         tile = self._tiles.download(self._tile_bytes * typical(launches[-1]), self._tile_bytes)
         return Run(seconds, launches, judge(self.chain, launches, tile, self._once, repeats))
 
@@ -303,26 +303,6 @@ class Runner:
             self.device.sm_count, self.chain.threads, *self.operands, self._tiles, c_uint64(reports),
             c_uint32(periods), c_uint32(repeats), *last, shared=self._shared,
         )  # fmt: skip
-
-    def _read(self, offset: int, size: int) -> tuple[Report, ...]:
-        import numpy as np
-
-        form = np.dtype([(name, "<u8" if place < 5 else "<u4") for place, name in enumerate(_REPORT)])
-        read = np.frombuffer(self._reports.download(offset, size), dtype=form)
-        if read["unwritten"].any():
-            raise HostcheckError(f"the {self.chain.label} chain did not run on every multiprocessor")
-        if read["stuck"].any():
-            raise HostcheckError(f"the {self.chain.label} chain got stuck: a matrix instruction did not complete")
-        return tuple(
-            Report(
-                sm=int(each["sm"]),
-                cycles=int(each["clock1"]) - int(each["clock0"]),
-                ns=int(each["ns1"]) - int(each["ns0"]),
-                word=int(each["word"]),
-                differing=int(each["differing"]),
-            )
-            for each in read
-        )
 
     def free(self) -> None:
         """Give its memory back."""
@@ -352,6 +332,32 @@ def product(a: tensor_operands.Matrix, b: tensor_operands.Matrix) -> Any:
 
     # Not by a library that keeps threads spinning on every core afterwards.
     return np.einsum("ik,jk->ij", a.values, b.values)
+
+
+def read_reports(chain: Chain, raw: bytes) -> tuple[Report, ...]:
+    """Return what the blocks of one launch wrote.
+
+    Raises:
+        HostcheckError: one wrote nothing, or waited in vain.
+    """
+    import numpy as np
+
+    form = np.dtype([(name, "<u8" if place < 5 else "<u4") for place, name in enumerate(_REPORT)])
+    read = np.frombuffer(raw, dtype=form)
+    if read["unwritten"].any():
+        raise HostcheckError(f"the {chain.label} chain did not run on every multiprocessor")
+    if read["stuck"].any():
+        raise HostcheckError(f"the {chain.label} chain got stuck: a matrix instruction did not complete")
+    return tuple(
+        Report(
+            sm=int(each["sm"]),
+            cycles=int(each["clock1"]) - int(each["clock0"]),
+            ns=int(each["ns1"]) - int(each["ns0"]),
+            word=int(each["word"]),
+            differing=int(each["differing"]),
+        )
+        for each in read
+    )
 
 
 def typical(reports: Sequence[Report]) -> int:

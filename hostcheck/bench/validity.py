@@ -37,6 +37,9 @@ MANY = 8
 COMPUTE = ("TFLOPS", "TOPS")
 """Units of what the clock of the multiprocessors decides."""
 
+_PER_CLOCK = ("ops/clk",)
+"""Units of what no clock decides, so that no slowdown of it speaks against the number."""
+
 # Clock and datasheet are rounded; tensor figures are those of a clock between base and boost.
 _ABOVE = {"TFLOPS": 1.02, "TOPS": 1.02}
 _ABOVE_ELSE = 1.005
@@ -110,7 +113,7 @@ def fault(
     return (
         _above(sampled, value, lower_is_better)
         or _meanwhile(conditions)
-        or _slowed(conditions)
+        or _slowed(sampled, conditions)
         or _capped(sampled, conditions, ceilings)
         or _starved(sampled, conditions, ceilings)
         or _unsteady(sampled, lower_is_better, on_host)
@@ -147,7 +150,9 @@ def share(conditions: Conditions, reason: str) -> float:
     return min(1.0, conditions.throttled_ns.get(reason, 0) / 1e9 / seconds) if seconds > 0 else 0.0
 
 
-def _slowed(conditions: Conditions) -> str:
+def _slowed(sampled: Sampled, conditions: Conditions) -> str:
+    if sampled.unit in _PER_CLOCK:
+        return ""
     for reason, words in SLOWDOWNS.items():
         part = share(conditions, reason)
         if part > _SLOWED:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
+import pytest
+
+from hostcheck.bench import validity
 from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Conditions, Sampled
+from hostcheck.errors import HostcheckError
 from hostcheck.gpu_table import find
 from hostcheck.microbench import sm_sweep, tensor_chain, tensor_pipe
 from hostcheck.microbench.tensor_chain import Report, Run, Verdict
@@ -123,3 +129,30 @@ def test_what_we_never_ran_says_so():
     for cc in ((8, 0), (8, 9), (10, 0), (10, 3), (12, 0)):
         for chain in tensor_chain.chains(cc).values():
             assert tensor_pipe.settings(cc, chain)["hardware"] == "not run on this hardware by us"
+
+
+def test_a_hot_gpu_makes_rates_void_but_not_what_is_counted_per_clock():
+    hot = Conditions(seconds=1.0, throttled_ns={"hw_thermal_slowdown": 200_000_000})
+    rate = Sampled(samples=(800.0,) * 10, unit="TFLOPS", verified=True)
+    per_clock = replace(sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs()), limit=8192)
+    assert "thermal" in validity.fault(rate, hot, ceilings=validity.Ceilings())
+    assert validity.fault(per_clock, hot, ceilings=validity.Ceilings()) == ""
+
+
+def _raw(**other: int) -> bytes:
+    each = {"clock0": 5, "clock1": 1005, "ns0": 7, "ns1": 607, "word": 2**63 + 1, "sm": 131, "differing": 2, "stuck": 0}
+    return struct.pack("<5Q4I", *{**each, "unwritten": 0, **other}.values())
+
+
+def test_reports_are_read_as_the_kernels_write_them():
+    assert tensor_chain.read_reports(CHAIN, _raw() + _raw(sm=0)) == (
+        Report(sm=131, cycles=1000, ns=600, word=2**63 + 1, differing=2),
+        Report(sm=0, cycles=1000, ns=600, word=2**63 + 1, differing=2),
+    )
+
+
+def test_a_block_that_did_not_run_or_got_stuck_is_an_error():
+    with pytest.raises(HostcheckError, match="INT8 chain did not run on every multiprocessor"):
+        tensor_chain.read_reports(CHAIN, _raw() + b"\xff" * 56)
+    with pytest.raises(HostcheckError, match="got stuck"):
+        tensor_chain.read_reports(CHAIN, _raw(stuck=1))
