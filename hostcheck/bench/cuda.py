@@ -208,6 +208,7 @@ class HostBuffer:
         """Give the memory back; a second time does nothing."""
         if self.pointer:
             self.device.use()
+            self.view.release()
             call("cuMemFreeHost", self.pointer)
             self.pointer = 0
             self.device.owned.remove(self)

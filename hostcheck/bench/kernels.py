@@ -137,9 +137,15 @@ def _key(*parts: object) -> str:
 
 
 def _load(path: Path) -> bytes | None:
-    """Return what was kept, None where there is none or it is damaged. The first 32 bytes are the hash of the rest."""
+    """Return what was kept, None where there is none, it is damaged, or somebody else put it there.
+
+    The first 32 bytes are the hash of the rest.
+    """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                return None
+            content = file.read()
     except OSError:
         return None
     digest, code = content[:32], content[32:]

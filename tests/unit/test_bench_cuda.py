@@ -106,6 +106,24 @@ def test_one_flipped_bit_is_noticed(cache, nvrtc):
     assert kernels.compiled("hold", "sm_90a") == first
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_what_somebody_else_put_there_is_not_run(cache, nvrtc, monkeypatch):
+    kernels.compiled("hold", "sm_90a")
+    (kept,) = cache.iterdir()
+    os.chown(kept, 12345, 12345)
+    kernels_compile = kernels._compile
+    compiled: list[str] = []
+
+    def compile(name, *args):
+        compiled.append(name)
+        return kernels_compile(name, *args)
+
+    monkeypatch.setattr(kernels, "_compile", compile)
+    kernels.compiled("hold", "sm_90a")
+    assert compiled == ["hold"]
+    assert kept.stat().st_uid == 0
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(cache, nvrtc):
     cache.parent.parent.mkdir(parents=True)
     cache.parent.write_text("a file where a folder should be")
