@@ -25,6 +25,8 @@ SLOW_CYCLES = 0.01
 """How many more cycles than the median one a multiprocessor may take. On a healthy H100 it was 0.0001."""
 SLOW_TIME = 0.05
 """And how much longer. Each cluster (GPC) has a clock of its own: under a power cap a healthy H100 showed 0.015."""
+SLOW_UNKNOWN = 0.1
+"""And both, on parts of which we know no healthy one."""
 _MOST = 200
 _LEAST = 10
 _WARM = 50
@@ -74,7 +76,7 @@ def sweep(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -
     operations = chain.operations(periods, chain.repeats)
     rate, source = tensor_chain.operations_per_clock(lab.gpu, chain)
     return replace(
-        judged(chain, operations, device.sm_count, runs),
+        judged(chain, operations, device.sm_count, runs, known=device.cc in tensor_chain.RUN_ON),
         limit=rate,
         limit_source=source,
         settings=settings(device.cc, chain),
@@ -86,12 +88,22 @@ def enough(seen: Mapping[int, int], sm_count: int) -> bool:
     return len(seen) >= sm_count and min(seen.values()) >= _LEAST
 
 
-def judged(chain: tensor_chain.Chain, operations: int, sm_count: int, runs: Sequence[tensor_chain.Run]) -> Sampled:
-    """Return what was found in launches of so many operations for each block.
+def judged(
+    chain: tensor_chain.Chain, operations: int, sm_count: int, runs: Sequence[tensor_chain.Run], *, known: bool = True
+) -> Sampled:
+    """Return what was found.
 
     A multiprocessor that differs makes the number no less true: it is what was looked for. Only if the sums that most
     agree on are wrong, or some multiprocessor was not covered, is the number void.
+
+    Args:
+        chain: what ran.
+        operations: of a block in a launch.
+        sm_count: how many multiprocessors there are.
+        runs: what came of the launches.
+        known: whether we know by how much healthy multiprocessors of such a part differ.
     """
+    slow_cycles, slow_time = (SLOW_CYCLES, SLOW_TIME) if known else (SLOW_UNKNOWN, SLOW_UNKNOWN)
     launches = [reports for run in runs for reports in run.launches]
     cycles: dict[int, list[int]] = defaultdict(list)
     ns: dict[int, list[int]] = defaultdict(list)
@@ -102,7 +114,7 @@ def judged(chain: tensor_chain.Chain, operations: int, sm_count: int, runs: Sequ
     slow = {
         sm: f"{counted[sm] - 1:+.1%} cycles, {took[sm] - 1:+.1%} time"
         for sm in took
-        if counted[sm] > 1 + SLOW_CYCLES or took[sm] > 1 + SLOW_TIME
+        if counted[sm] > 1 + slow_cycles or took[sm] > 1 + slow_time
     }
     slowest, fastest = max(took, key=lambda sm: took[sm]), min(took, key=lambda sm: took[sm])
     missing = sm_count - len(took)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ from .repeat import repeated
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Device
-    from hostcheck.bench.lab import Lab
+    from hostcheck.bench.lab import BenchGpu, Lab
     from hostcheck.model import Scalar
 
 LAUNCH_SECONDS = 20e-3
+_ABOVE = 1.02
 _HEAT = {Level.QUICK: 0.3}
 _HEAT_ELSE = 1.5
 """Seconds after which a power cap has settled: in the first one it swings, and takes a tenth off now and then."""
@@ -40,7 +42,8 @@ def tensor_pipe(lab: Lab) -> Iterator[Sampled]:
     every period, and with the right ones. Below 0.95 of the limit: multiprocessors that stall; see `sm.sweep`.
 
     We ran it on compute capability 9.0. The chains for 8.x, 10.x and 12.x are compiled, and their machine code is
-    tested, but no such GPU was at hand: their results carry the setting "not run on this hardware by us".
+    tested, but no such GPU was at hand: their results carry the setting "not run on this hardware by us", and instead
+    of a limit to be judged by, the detail `of_bound`.
     """
     from hostcheck.bench.cuda import Device
 
@@ -78,7 +81,7 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
     samples = tuple(operations * device.sm_count / each / 1e12 for each in times)
     # Those before the samples were warm-up.
     clock = median(seen.mhz[-len(times) :])
-    rate, source = tensor_chain.operations_per_clock(lab.gpu, chain)
+    limit, source = bound(lab.gpu, chain, device.sm_count, clock)
     details: dict[str, Scalar] = {
         "operations_per_clock_and_sm": operations / median(seen.cycles[-len(times) :]),
         "error": seen.error,
@@ -88,15 +91,42 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
         details["of_datasheet"] = median(samples) / vendor
     if seen.wrong:
         details["wrong_sms"] = tensor_chain.named(seen.wrong)
-    return Sampled(
+    made = Sampled(
         case=chain.label,
         samples=samples,
         unit=chain.unit,
-        limit=None if rate is None else device.sm_count * clock * 1e6 * rate / 1e12,
-        limit_source="" if rate is None else f"{device.sm_count} SMs x {clock:.0f} MHz as counted x {rate} ({source})",
+        limit=limit,
+        limit_source=source,
         settings=settings(device.cc, chain),
         details=details,
         verified=once.right and seen.right and not seen.wrong,
+    )
+    return made if device.cc in tensor_chain.RUN_ON else unproven(made)
+
+
+def bound(gpu: BenchGpu, chain: tensor_chain.Chain, sm_count: int, mhz: float) -> tuple[float | None, str]:
+    """Return what a GPU can do at most at a clock, in the unit of the chain, and how that is known."""
+    rate, source = tensor_chain.operations_per_clock(gpu, chain)
+    if rate is None:
+        return None, ""
+    told = f"{sm_count} SMs x {mhz:.0f} MHz as counted x {rate} ({source})"
+    return sm_count * mhz * 1e6 * rate / 1e12, told
+
+
+def unproven(sampled: Sampled) -> Sampled:
+    """Return what was measured on a part on which we never ran the chain, so that no floor is held against it.
+
+    Nothing can be above the limit there either. But a number below it may be the fault of the chain.
+    """
+    if sampled.limit is None:
+        return sampled
+    share = median(sampled.samples) / sampled.limit
+    return replace(
+        sampled,
+        limit=None,
+        limit_source="",
+        details={**sampled.details, "of_bound": share, "bound": sampled.limit_source},
+        invalid=f"above the physical limit by {share - 1:.0%} ({sampled.limit_source})" if share > _ABOVE else "",
     )
 
 

@@ -87,6 +87,13 @@ def test_clusters_whose_clocks_differ_as_on_a_healthy_gpu_are_not_slow():
     assert sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs(slow=7, by=0.03)).details["slow_sms"] == ""
 
 
+def test_on_parts_that_we_never_ran_on_only_a_tenth_is_slow():
+    runs = {by: _runs(slow=7, by=by) for by in (0.08, 0.15)}
+    found = {by: sm_sweep.judged(CHAIN, 8_000_000_000, 12, each, known=False) for by, each in runs.items()}
+    assert found[0.08].details["slow_sms"] == ""
+    assert str(found[0.15].details["slow_sms"]).startswith("SM 7 (")
+
+
 def test_a_wrong_multiprocessor_is_named_and_the_number_still_counts():
     found = sm_sweep.judged(CHAIN, 8_000_000_000, 12, _runs(wrong={3: "other sums than most"}))
     assert found.details["wrong_sms"] == "SM 3 (other sums than most)"
@@ -156,3 +163,29 @@ def test_a_block_that_did_not_run_or_got_stuck_is_an_error():
         tensor_chain.read_reports(CHAIN, _raw() + b"\xff" * 56)
     with pytest.raises(HostcheckError, match="got stuck"):
         tensor_chain.read_reports(CHAIN, _raw(stuck=1))
+
+
+def test_the_bound_is_that_of_the_clock_that_was_counted():
+    gpu = BenchGpu(index=0, ordinal=0, uuid="", name="", cc=(9, 0), model=find("2330"))
+    limit, source = tensor_pipe.bound(gpu, tensor_chain.wgmma("bf16"), 132, 1600.0)
+    assert limit == pytest.approx(132 * 1600e6 * 4096 / 1e12)
+    assert source.startswith("132 SMs x 1600 MHz as counted x 4096 (")
+    assert tensor_pipe.bound(gpu, tensor_chain.tcgen05("nvfp4"), 132, 1600.0) == (None, "")
+
+
+def test_no_floor_is_held_against_a_part_that_we_never_ran_on():
+    low = Sampled(samples=(70.0,) * 10, unit="TFLOPS", limit=100.0, limit_source="x", verified=True)
+    found = tensor_pipe.unproven(low)
+    assert (found.limit, found.limit_source, found.invalid) == (None, "", "")
+    assert (found.details["of_bound"], found.details["bound"]) == (0.7, "x")
+
+
+def test_nothing_is_above_the_limit_even_there():
+    high = Sampled(samples=(105.0,) * 10, unit="TFLOPS", limit=100.0, limit_source="x", verified=True)
+    assert tensor_pipe.unproven(high).invalid == "above the physical limit by 5% (x)"
+
+
+def test_fp4_of_compute_capability_10_3_has_no_bound():
+    gpu = BenchGpu(index=0, ordinal=0, uuid="", name="", cc=(10, 3))
+    assert tensor_pipe.bound(gpu, tensor_chain.chains((10, 3))["nvfp4"], 148, 1900.0) == (None, "")
+    assert tensor_pipe.bound(gpu, tensor_chain.chains((10, 3))["fp8"], 148, 1900.0)[0] is not None
