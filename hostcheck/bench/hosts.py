@@ -30,7 +30,7 @@ class Between:
     """What came of a measurement between hosts.
 
     Attributes:
-        devices, versions: of all ranks, and of torch and NCCL.
+        devices, versions: of all ranks where all hosts measured together, and of torch and NCCL.
         failed: pairs that failed, and why; empty where all hosts measured together.
         verdict: what pairs prove; None where all hosts measured together.
         absent: hosts that could not take part, and why.
@@ -49,7 +49,6 @@ class Between:
         made = measurement(found, subject)
         self.measurements.append(made)
         self.versions["torch"] = found.torch
-        self.devices |= {f"{host}/gpu{index}": {"name": name} for host, index, name in found.who}
         if found.log.version:
             self.versions["NCCL"] = found.log.version
         return made
@@ -81,6 +80,7 @@ def together(targets: Sequence[Target], make: Make, launch: Launch) -> Between:
     subject = fold_line([target.name for target in targets])
     for found in outcome.found:
         between.note(found, subject)
+        between.devices = {f"rank{rank}": {"name": name} for rank, (_, _, name) in enumerate(found.who)}
     named = launch.cases[0][0]
     for host, why in outcome.failed.items():
         between.missing.append(Missing(bench=f"nccl.{named}", subject=host, why=why))
