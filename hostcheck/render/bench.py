@@ -48,6 +48,7 @@ def render_session(
         shown = bench
     if not groups:
         page.put("nothing", indent=2)
+    _unseen(page, session)
     _missing(page, session)
     page.blank()
     return page.text()
@@ -190,6 +191,16 @@ def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str
     worst = max(values) if lower_is_better(valid[0].unit) else min(values)
     where = valid[values.index(worst)].subject
     return f"{subjects}; worst {number(worst)} on {where}"
+
+
+def _unseen(page: Page, session: Session) -> None:
+    """Say which benchmarks we never ran on such a part ourselves."""
+    notes: dict[str, list[str]] = {}
+    for measured in session.measurements:
+        if note := str(measured.settings.get("hardware", "")):
+            notes.setdefault(note, []).append(measured.bench)
+    for note, benches in notes.items():
+        page.put((f"{_some(list(dict.fromkeys(benches)))}:", "bold"), note, indent=2, hang=4)
 
 
 def _missing(page: Page, session: Session) -> None:

@@ -64,6 +64,13 @@ def test_cases_of_one_benchmark_do_not_repeat_its_name() -> None:
     assert [line.split()[0] for line in lines[2:4]] == ["copy.h2d", "pageable"]
 
 
+def test_what_was_never_run_on_such_a_part_is_told_once_for_each_benchmark() -> None:
+    unseen = {"hardware": "not run on this hardware by us"}
+    each = [replace(TRIAD, bench="tensor.pipe", case=case, settings=unseen) for case in ("BF16", "FP8")]
+    lines = shown(TRIAD, *each, replace(TRIAD, bench="sm.sweep", settings=unseen))
+    assert "  tensor.pipe, sm.sweep: not run on this hardware by us" in lines
+
+
 def test_what_was_not_measured_is_told_once_for_each_reason() -> None:
     missing = tuple(
         Missing(bench=bench, subject=subject, why="MIG is on")
