@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import median
 
-from hostcheck.bench.model import Measurement, Session
-from hostcheck.bench.validity import PROVING, SLOWDOWNS, share
+from hostcheck.bench.model import PROVING, SLOWDOWNS, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
 from hostcheck.facts.bench import JUDGES, SESSION, about, lower_is_better, traits
@@ -220,6 +218,9 @@ def alike(session: Session, expect: Expect) -> Iterator[Finding]:
     The slowest GPU sets the pace of all. What is several per cent below its equals under the same load has another
     clock, temperature, link or memory than they have.
     """
+    # An audit without measurements does without it.
+    from statistics import median
+
     groups: dict[tuple[object, ...], list[Measurement]] = {}
     for measured in session.measurements:
         if not measured.invalid and measured.value:
@@ -255,7 +256,7 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     for measured in session.measurements:
         if measured.conditions.seconds and measured.subject in session.devices:
             for reason, words in SLOWDOWNS.items():
-                part = share(measured.conditions, reason)
+                part = measured.conditions.share(reason)
                 worst[measured.subject] = max(worst.get(measured.subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
         raise NotApplicable("nothing was measured on one GPU alone")

@@ -125,6 +125,7 @@ if "fake.good" not in BENCHES:
         address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         if lab.options.get("die") == str(rank):
             os._exit(7)
+        time.sleep(float(lab.options.get("last", "0")))
         if rank:
             for _ in range(100):
                 try:

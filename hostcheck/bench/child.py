@@ -25,7 +25,7 @@ from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Conditions, Level, Measurement, Missing, Sampled, Scope
 from hostcheck.bench.pinning import pin
 from hostcheck.bench.validity import Ceilings, fault, statistic
-from hostcheck.bench.wire import Done, Event, Got, Lacking, Order, Plan, Ready
+from hostcheck.bench.wire import Beside, Done, Event, Got, Lacking, Order, Plan, Ready
 from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
 from hostcheck.registry import BENCHES, Bench
 
@@ -168,8 +168,15 @@ class _Worker:
                 sampler.open()
         finally:
             sampler.stop()
-        if not found and not self._plan.ranks:
+        if found:
+            return
+        if not self._plan.ranks:
             raise Unavailable("it gave no number")
+        sampler.close()
+        watched = round(sampler.seconds(), 6)
+        for gpu in self.gpus:
+            conditions = replace(sampler.take([gpu.subject]), seconds=watched)
+            self.tell(Beside(bench=made.id, subject=gpu.subject, conditions=conditions))
 
     def _subjects_in(self, subject: str) -> list[str]:
         """Return the GPUs that a subject such as "gpu0>gpu1" names; all of them where it names none."""

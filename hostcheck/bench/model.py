@@ -9,6 +9,17 @@ from hostcheck.model import Scalar
 
 SCHEMA = 1
 
+# What the driver lowers clocks for that no healthy, well cooled, well fed GPU shows.
+SLOWDOWNS = {
+    "hw_thermal_slowdown": "hardware thermal slowdown",
+    "hw_power_brake": "the hardware power brake (power supply or rack)",
+    "sw_thermal_slowdown": "software thermal slowdown",
+    "sync_boost": "sync boost with another GPU",
+}
+
+# Error counters of which a single one counts.
+PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
+
 
 class Level(IntEnum):
     """How much is measured: a whole host in under a minute, in five, in an hour, and until told to stop."""
@@ -61,6 +72,12 @@ class Conditions:
     others: tuple[str, ...] = ()
     joules: float | None = None
     seconds: float | None = None
+
+    def share(self, reason: str) -> float:
+        """Return for which share of the watched time a reason held the clocks down."""
+        if not self.seconds:
+            return 0.0
+        return min(1.0, self.throttled_ns.get(reason, 0) / 1e9 / self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

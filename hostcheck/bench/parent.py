@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ import msgspec
 
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope
-from hostcheck.bench.wire import LONGEST, Done, Event, Got, Lacking, Order, Plan, Ready
+from hostcheck.bench.validity import disturbed
+from hostcheck.bench.wire import LONGEST, Beside, Done, Event, Got, Lacking, Order, Plan, Ready
 from hostcheck.registry import Bench
 from hostcheck.render.fold import fold_line
 
@@ -365,6 +367,8 @@ class Parent:
             if self.harvest.first is None:
                 self.harvest.first = time.monotonic() - self._begun
             self._show(step.bench.id, [event.measurement.subject], event.measurement)
+        elif isinstance(event, Beside):
+            self._spoil(event)
         elif isinstance(event, Lacking):
             missing = event.missing
             if missing not in self.harvest.missing:
@@ -372,6 +376,20 @@ class Parent:
         elif isinstance(event, Done):
             self.harvest.versions.update(event.versions)
             child.working = False
+
+    def _spoil(self, beside: Beside) -> None:
+        """Let what the GPU of another rank did speak against the numbers that it took part in."""
+        why = disturbed(beside.conditions)
+        if not why:
+            return
+        for place, measured in enumerate(self.harvest.measurements):
+            if measured.bench == beside.bench:
+                errors = Counter(measured.conditions.errors) + Counter(beside.conditions.errors)
+                self.harvest.measurements[place] = replace(
+                    measured,
+                    invalid=measured.invalid or f"{beside.subject}: {why}",
+                    conditions=replace(measured.conditions, errors=dict(errors)),
+                )
 
     def _bury(self, step: Step, child: _Child, why: str) -> None:
         """Kill a child, or find it dead, and say so; the others go on."""

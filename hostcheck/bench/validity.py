@@ -11,17 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 
-from hostcheck.bench.model import Conditions, Sampled
+from hostcheck.bench.model import PROVING, SLOWDOWNS, Conditions, Sampled
 
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
-# What the driver lowers clocks for that no healthy, well cooled, well fed GPU shows.
-SLOWDOWNS = {
-    "hw_thermal_slowdown": "hardware thermal slowdown",
-    "hw_power_brake": "the hardware power brake (power supply or rack)",
-    "sw_thermal_slowdown": "software thermal slowdown",
-    "sync_boost": "sync boost with another GPU",
-}
 _CAPPED = 0.1
 _BELOW_DEFAULT = 0.97
 _STARVED = 0.7
@@ -31,7 +24,6 @@ _VARIATION = 0.05
 # Where the CPU does the work, as for pageable copies, other processes and interrupts have their part in each sample.
 _VARIATION_HOST = 0.2
 _FEWEST = 5
-PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
 MANY = 8
 
 COMPUTE = ("TFLOPS", "TOPS")
@@ -113,11 +105,16 @@ def fault(
     return (
         _above(sampled, value, lower_is_better)
         or _meanwhile(conditions)
-        or _slowed(sampled, conditions)
+        or ("" if sampled.unit in _PER_CLOCK else _slowed(conditions))
         or _capped(sampled, conditions, ceilings)
         or _starved(sampled, conditions, ceilings)
         or _unsteady(sampled, lower_is_better, on_host)
     )
+
+
+def disturbed(conditions: Conditions) -> str:
+    """Return what a GPU did that spoils what it took part in; an empty string where nothing did."""
+    return _meanwhile(conditions) or _slowed(conditions)
 
 
 def _above(sampled: Sampled, value: float, lower_is_better: bool) -> str:
@@ -144,17 +141,9 @@ def _meanwhile(conditions: Conditions) -> str:
     return f"errors were counted meanwhile: {', '.join(grew)}" if grew else ""
 
 
-def share(conditions: Conditions, reason: str) -> float:
-    """Return for which share of the watched time a reason held the clocks down."""
-    seconds = conditions.seconds or 0.0
-    return min(1.0, conditions.throttled_ns.get(reason, 0) / 1e9 / seconds) if seconds > 0 else 0.0
-
-
-def _slowed(sampled: Sampled, conditions: Conditions) -> str:
-    if sampled.unit in _PER_CLOCK:
-        return ""
+def _slowed(conditions: Conditions) -> str:
     for reason, words in SLOWDOWNS.items():
-        part = share(conditions, reason)
+        part = conditions.share(reason)
         if part > _SLOWED:
             return f"slowed by {words} for {part:.0%} of the time"
     return ""
@@ -165,7 +154,7 @@ def _capped(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> str
     limit, default = conditions.power_limit_w, ceilings.power_default_w
     if sampled.unit not in COMPUTE or limit is None or default is None or limit >= default * _BELOW_DEFAULT:
         return ""
-    if share(conditions, "sw_power_cap") <= _CAPPED:
+    if conditions.share("sw_power_cap") <= _CAPPED:
         return ""
     return f"the power limit is {limit:.0f} W of {default:.0f} W, and it held the clocks down"
 
@@ -178,7 +167,7 @@ def _starved(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> st
     clock, clock_max = conditions.sm_mhz, ceilings.sm_max_mhz
     if sampled.unit not in COMPUTE or not clock or not clock_max or clock >= clock_max * _STARVED:
         return ""
-    if share(conditions, "sw_power_cap") > _CAPPED:
+    if conditions.share("sw_power_cap") > _CAPPED:
         return ""
     return (
         f"the SM clock stayed at {clock:.0f} of {clock_max:.0f} MHz without a power cap: locked or application clocks?"

@@ -1,8 +1,8 @@
 """What the parent and its children say to each other: one JSON object a line, and nothing else on that pipe.
 
 The parent writes a `Plan` and then an `Order` for each benchmark on the child's standard input; the child writes
-`Ready`, and for each order any number of `Got` and `Lacking` and at last `Done`, on a descriptor of its own. What
-libraries print goes elsewhere.
+`Ready`, and for each order any number of `Got`, `Beside` and `Lacking` and at last `Done`, on a descriptor of its own.
+What libraries print goes elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.bench.model import Level, Measurement, Missing
+from hostcheck.bench.model import Conditions, Level, Measurement, Missing
 
 LONGEST = 8 * 1024 * 1024
 """No honest line is longer, in bytes."""
@@ -63,6 +63,14 @@ class Got(msgspec.Struct, frozen=True, tag=True):
     measurement: Measurement
 
 
+class Beside(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What the GPU of another rank did while one rank measured for all."""
+
+    bench: str
+    subject: str
+    conditions: Conditions
+
+
 class Lacking(msgspec.Struct, frozen=True, tag=True):
     """No measurement, and why."""
 
@@ -76,4 +84,4 @@ class Done(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     versions: dict[str, str] = {}
 
 
-Event = Ready | Got | Lacking | Done
+Event = Ready | Got | Beside | Lacking | Done

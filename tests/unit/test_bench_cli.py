@@ -171,6 +171,14 @@ def test_heat_is_invalid_and_a_failure(tmp_path: Path) -> None:
     assert code == 1
 
 
+def test_a_hot_gpu_of_another_rank_voids_what_all_took_part_in(tmp_path: Path) -> None:
+    nvml = {"gpus": [{}, {"thermal": 0.5}]}
+    bench("fake.ranks", "--option", "last=0.3", "--only", "bench.other", nvml=nvml, cwd=tmp_path)
+    (measured,) = kept(tmp_path).measurements
+    assert measured.subject == "gpu[0-1]"
+    assert measured.invalid.startswith("gpu1: slowed by hardware thermal slowdown for ")
+
+
 def test_errors_that_grow_are_a_failure(tmp_path: Path) -> None:
     code, out, _ = bench("fake.turns", nvml={"gpus": [{"ecc_per_s": 100}]}, cwd=tmp_path)
     assert "errors were counted meanwhile: ecc.dram.uncorrected" in " ".join(out.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,3 +198,18 @@ def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
     while not is_gone(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert is_gone(pid)
+
+
+def test_what_cannot_be_killed_is_left_behind_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver call that never returns keeps a process from dying; here, the signal is kept from it."""
+    monkeypatch.setattr("hostcheck.bench.parent.os.killpg", lambda group, number: None)
+    monkeypatch.setattr("hostcheck.bench.parent._GOING", 0.2)
+    harvest = run("hangs", grace=1.0, gpus=GPUS[:2])
+    (hung,) = harvest.missing
+    assert hung.subject == "gpu1"
+    left = re.search(r"it cannot be killed and was left behind \(pid (\d+)\)", hung.why)
+    assert left, hung.why
+    assert "gpu0" in of(harvest, "hangs")
+    monkeypatch.undo()
+    os.killpg(int(left[1]), signal.SIGKILL)
+    os.waitpid(int(left[1]), 0)
