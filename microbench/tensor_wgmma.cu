@@ -60,8 +60,8 @@ __device__ __forceinline__ void multiply(unsigned (&sums)[128], unsigned long lo
 }
 
 // a, b: operands as they are to lie in shared memory. tiles: the sums of each block's second warpgroup after the last
-// period, rows x columns. A period is `repeats` times the same STEPS products. Every warpgroup has one period more that is
-// half as long and that nobody looks at, so that the two never compare at the same time, while nobody multiplies.
+// period, rows x columns. A period is `repeats` times the same STEPS products. Each warpgroup has one period more that is
+// half as long and that nobody looks at: so the two never compare at the same time, when nobody would multiply.
 extern "C" __global__ void __launch_bounds__(256, 1)
     chain(const uint4* a, const uint4* b, unsigned* tiles, Report* reports, unsigned periods, unsigned repeats) {
     extern __shared__ __align__(1024) unsigned char operands[];
@@ -77,10 +77,9 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 #pragma unroll
     for (int i = 0; i < 128; i++) sums[i] = 0;
 
-    // The short period comes first in odd warpgroups, and last in even ones.
     // The shuffle tells the compiler that a warp does not diverge: else it would wait for every product.
     unsigned group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
-    unsigned place = group ? 0 : periods;
+    unsigned place = group ? 0 : periods;  // of the short period: the first of one warpgroup, the last of the other
 
     unsigned long long begin_clock = clock_now(), begin_ns = nanoseconds_now();
 #pragma unroll 1

@@ -8,6 +8,7 @@ from hostcheck.audit import judge
 from hostcheck.bench.model import Measurement, Missing, Session
 from hostcheck.bench.session import with_results
 from hostcheck.checklist import Checklist
+from hostcheck.model import Scalar
 from hostcheck.render.bench import number, render_session
 from support import host
 
@@ -65,7 +66,7 @@ def test_cases_of_one_benchmark_do_not_repeat_its_name() -> None:
 
 
 def test_what_was_never_run_on_such_a_part_is_told_once_for_each_benchmark() -> None:
-    unseen = {"hardware": "not run on this hardware by us"}
+    unseen: dict[str, Scalar] = {"hardware": "not run on this hardware by us"}
     each = [replace(TRIAD, bench="tensor.pipe", case=case, settings=unseen) for case in ("BF16", "FP8")]
     lines = shown(TRIAD, *each, replace(TRIAD, bench="sm.sweep", settings=unseen))
     assert "  tensor.pipe, sm.sweep: not run on this hardware by us" in lines
