@@ -1,7 +1,7 @@
 // The tensor pipe by mma.sync: compute capability 8 and 12, and formats elsewhere that the newer instructions lack.
 //
-// PRECISION_*: one of BF16, FP16, TF32, FP8, INT8, FP64, FP64_SMALL (the only shape before 9.0), MXFP8, NVFP4. Each warp
-// has ACROSS x DOWN tiles of sums, so that enough of them are under way, and STEPS products of a period before they
+// PRECISION_*: one of BF16, FP16, TF32, FP8, INT8, FP64, FP64_SMALL (the only shape before 9.0), MXFP8, NVFP4. Each
+// warp has ACROSS x DOWN tiles of sums, so that enough of them are under way, and STEPS products of a period before they
 // repeat. Operands stay in registers; the host put them in the order of the instruction's fragments.
 
 #include "tensor_chain.cuh"
@@ -137,7 +137,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
             for (int across = 0; across < ACROSS; across++) {
                 unsigned seen[SUMS * BITS_PARTS];
 #pragma unroll
-                for (int i = 0; i < SUMS * BITS_PARTS; i++) seen[i] = bits(sums[down][across][i / BITS_PARTS], i % BITS_PARTS);
+                for (int i = 0; i < SUMS * BITS_PARTS; i++)
+                    seen[i] = bits(sums[down][across][i / BITS_PARTS], i % BITS_PARTS);
                 words.take(seen);
             }
         compared.take(period, words.whole());

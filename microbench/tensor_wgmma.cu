@@ -60,8 +60,8 @@ __device__ __forceinline__ void multiply(unsigned (&sums)[128], unsigned long lo
 }
 
 // a, b: operands as they are to lie in shared memory. tiles: the sums of each block's second warpgroup after the last
-// period, rows x columns. A period is `repeats` times the same STEPS products. Each warpgroup has one period more that is
-// half as long and that nobody looks at: so the two never compare at the same time, when nobody would multiply.
+// period, rows x columns. A period is `repeats` times the same STEPS products. Each warpgroup has one period more that
+// is half as long and that nobody looks at: so the two never compare at the same time, when nobody would multiply.
 extern "C" __global__ void __launch_bounds__(256, 1)
     chain(const uint4* a, const uint4* b, unsigned* tiles, Report* reports, unsigned periods, unsigned repeats) {
     extern __shared__ __align__(1024) unsigned char operands[];
