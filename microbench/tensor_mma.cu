@@ -1,8 +1,8 @@
 // The tensor pipe by mma.sync: compute capability 8 and 12, and formats elsewhere that the newer instructions lack.
 //
 // PRECISION_*: one of BF16, FP16, TF32, FP8, INT8, FP64, FP64_SMALL (the only shape before 9.0), MXFP8, NVFP4. Each
-// warp has ACROSS x DOWN tiles of sums, so that enough of them are under way, and STEPS products of a period before they
-// repeat. Operands stay in registers; the host put them in the order of the instruction's fragments.
+// warp has ACROSS x DOWN tiles of sums, so that enough of them are under way, and STEPS products of a period before
+// they repeat. Operands stay in registers; the host put them in the order of the instruction's fragments.
 
 #include "tensor_chain.cuh"
 
