@@ -345,7 +345,7 @@ def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
     settings = tuple(sorted((name, str(value)) for name, value in measured.settings.items()))
     model = tuple(sorted(traits(session, measured).items()))
     shape = "".join(letter for letter in measured.subject if not letter.isdigit())
-    return (measured.bench, measured.case, measured.unit, measured.limit, settings, model, shape)
+    return (measured.bench, measured.case, measured.unit, measured.alone, settings, model, shape)
 
 
 def _missing(part: Session) -> Iterator[Finding]:

@@ -90,7 +90,7 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
         baseline, now: the two sessions.
         tolerance: per cent; ten times that for times.
     """
-    known: dict[tuple[str, str, str], Measurement] = {_key(m): m for m in baseline.measurements}
+    known = {_key(measured): measured for measured in baseline.measurements}
     compared: list[Compared] = []
     apart: list[str] = []
     for measured in now.measurements:
@@ -103,14 +103,14 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
         else:
             compared.append(_compared(before, measured, tolerance))
     missing = {(entry.bench, entry.subject): entry.why for entry in now.missing}
-    for bench, case, subject in known:
+    for bench, case, subject, _ in known:
         why = missing.get((bench, subject), "not measured now")
         apart.append(f"{f'{bench} {case}'.strip()} on {subject}: {why}")
     return Comparison(compared=tuple(compared), apart=tuple(apart), versions=tuple(_versions(baseline, now)))
 
 
-def _key(measured: Measurement) -> tuple[str, str, str]:
-    return measured.bench, measured.case, measured.subject
+def _key(measured: Measurement) -> tuple[str, str, str, bool]:
+    return measured.bench, measured.case, measured.subject, measured.alone
 
 
 def _name(measured: Measurement) -> str:
@@ -127,8 +127,6 @@ def _differs(baseline: Session, now: Session, before: Measurement, measured: Mea
         return f"another GPU: {models[0] or 'unknown'} then, {models[1] or 'unknown'} now"
     if before.unit != measured.unit:
         return f"another unit: {before.unit} then, {measured.unit} now"
-    if before.alone != measured.alone:
-        return "the other GPUs idled in one of the two, and not in the other"
     changed = [
         f"{name} {before.settings.get(name)!s} then, {measured.settings.get(name)!s} now"
         for name in sorted({*before.settings, *measured.settings})

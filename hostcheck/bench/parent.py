@@ -35,10 +35,15 @@ _DEATHS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One benchmark, and what it may take on each device."""
+    """One benchmark, what it may take on each device, and whether GPUs take turns."""
 
     bench: Bench
     seconds: float
+    alone: bool = False
+
+    def turns(self, gpus: int) -> int:
+        """Return how often it takes its time on a host with so many GPUs."""
+        return gpus if self.alone and self.bench.scope is Scope.GPU else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +216,7 @@ class Parent:
         self._deaths: dict[str, int] = {}
         # GPUs that turned out to be in use, or that no process survives on: the others do without them.
         self._out: set[str] = set()
+        self._beside: list[Beside] = []
         self._begun = time.monotonic()
         self._step, self._steps, self._left = 0, 0, 0.0
         self.harvest = Harvest()
@@ -239,8 +245,7 @@ class Parent:
         return self.harvest
 
     def _cost(self, step: Step) -> float:
-        turns = len(self._gpus) if step.bench.alone and step.bench.scope is Scope.GPU else 1
-        return step.seconds * turns
+        return step.seconds * step.turns(len(self._gpus))
 
     def _run(self, step: Step) -> None:
         self._step += 1
@@ -257,13 +262,17 @@ class Parent:
         if scope is Scope.RANKS and len(able) < len(subjects):
             self._lack(step.bench.id, self._whole(scope), "not all of its GPUs can take part")
             able = []
-        turns = [[child] for child in able] if step.bench.alone and scope is Scope.GPU else [able]
+        turns = [[child] for child in able] if step.alone and scope is Scope.GPU else [able]
         for turn in turns:
             for child in turn:
-                alone = scope is Scope.GPU and (step.bench.alone or len(self._gpus) == 1)
+                alone = scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
                 order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
                 child.order(order, time.monotonic() + self._limit(step))
             self._wait(step, turn)
+        # Only now: another rank may be done before the one that reports.
+        for beside in self._beside:
+            self._spoil(beside)
+        self._beside.clear()
         self._left -= self._cost(step)
 
     def _limit(self, step: Step) -> float:
@@ -368,7 +377,7 @@ class Parent:
                 self.harvest.first = time.monotonic() - self._begun
             self._show(step.bench.id, [event.measurement.subject], event.measurement)
         elif isinstance(event, Beside):
-            self._spoil(event)
+            self._beside.append(event)
         elif isinstance(event, Lacking):
             missing = event.missing
             if missing not in self.harvest.missing:

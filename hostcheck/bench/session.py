@@ -242,19 +242,24 @@ def _is_there(package: str) -> bool:
 def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | None = None) -> list[Step]:
     """Share the time of a level, or what the user gives, among benchmarks.
 
+    From level full on, what runs on all GPUs at once runs on each of them alone besides: the difference is what they
+    share, power and cooling above all.
+
     Args:
         benches: what runs.
         gpus: how many GPUs take part.
         level: how thorough.
         duration: seconds for all, in place of the level's; then it is used up.
     """
-    turns = {made.id: gpus if made.alone and made.scope is Scope.GPU else 1 for made in benches}
-    need = sum(made.seconds * turns[made.id] for made in benches)
+    steps = [Step(bench=made, seconds=made.seconds, alone=made.alone) for made in benches]
+    if level >= Level.FULL and gpus > 1:
+        steps += [replace(step, alone=True) for step in steps if step.bench.scope is Scope.GPU and not step.alone]
+    need = sum(step.seconds * step.turns(gpus) for step in steps)
     starting = sum(_STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
     time_left = max(1.0, (BUDGET[level] if duration is None else duration) - starting)
     most = _STRETCH[level] if duration is None else float("inf")
     factor = min(most, time_left / need) if need else 1.0
-    return [Step(bench=made, seconds=max(_FEWEST, round(made.seconds * factor, 2))) for made in benches]
+    return [replace(step, seconds=max(_FEWEST, round(step.seconds * factor, 2))) for step in steps]
 
 
 def measure(

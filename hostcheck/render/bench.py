@@ -36,9 +36,9 @@ def render_session(
     page = _page(color, width, ascii)
     page.put(("MEASURED", "bold"), (_headline(session), "dim"), hang=2, between="  ")
     page.blank()
-    groups: dict[tuple[str, str, str, float | None], list[Measurement]] = {}
+    groups: dict[tuple[str, str, str, float | None, bool], list[Measurement]] = {}
     for measured in session.measurements:
-        key = (measured.bench, measured.case, measured.unit, _rounded(measured.limit))
+        key = (measured.bench, measured.case, measured.unit, _rounded(measured.limit), measured.alone)
         groups.setdefault(key, []).append(measured)
     floors = _floors(run)
     shown = ""
@@ -190,7 +190,7 @@ def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str
         return subjects
     worst = max(values) if lower_is_better(valid[0].unit) else min(values)
     where = valid[values.index(worst)].subject
-    return f"{subjects}; worst {number(worst)} on {where}"
+    return f"{subjects}{', each alone' if valid[0].alone else ''}; worst {number(worst)} on {where}"
 
 
 def _unseen(page: Page, session: Session) -> None:

@@ -30,7 +30,7 @@ def _fakes_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def steps(*ids: str, seconds: float = 0.2) -> list[Step]:
-    return [Step(bench=BENCHES[f"fake.{id}"], seconds=seconds) for id in ids]
+    return [Step(bench=BENCHES[f"fake.{id}"], seconds=seconds, alone=BENCHES[f"fake.{id}"].alone) for id in ids]
 
 
 def run(*ids: str, gpus: Sequence[BenchGpu] = GPUS, grace: float = 20.0, **options: str) -> Harvest:

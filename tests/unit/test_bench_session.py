@@ -84,12 +84,17 @@ def test_a_level_includes_the_lower_ones_and_a_name_overrules_it() -> None:
 def test_a_level_keeps_its_time_whatever_runs(level: Level, gpus: int) -> None:
     benches = [made for id, made in load_benches().items() if not id.startswith(("fake.", "copy.fake"))]
     chosen = [made for made in benches if made.level <= level]
-    total = sum(
-        step.seconds * (gpus if step.bench.alone and step.bench.scope is Scope.GPU else 1)
-        for step in plan(chosen, gpus, level)
-    )
+    total = sum(step.seconds * step.turns(gpus) for step in plan(chosen, gpus, level))
     assert total <= BUDGET[level]
     assert total > BUDGET[level] / 3, "and it is not left unused"
+
+
+def test_at_level_full_each_gpu_is_measured_alone_besides() -> None:
+    made = [load_benches()["hbm.triad"], load_benches()["peer.copy"]]
+    assert [(step.bench.id, step.alone) for step in plan(made, 2, Level.FULL)] == [
+        ("hbm.triad", False), ("peer.copy", False), ("hbm.triad", True),
+    ]  # fmt: skip
+    assert not any(step.alone for step in plan(made, 2, Level.STANDARD) + plan(made, 1, Level.FULL))
 
 
 def test_a_duration_is_used_up() -> None:
