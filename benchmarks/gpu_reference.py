@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,10 +28,11 @@ import bench_lab
 
 from hostcheck.bench.cuda import Buffer, Device, Stream
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.microbench import copies, hbm, peers, tensor_chain, tensor_pipe
+from hostcheck.microbench import copies, gemm, hbm, peers, tensor_chain, tensor_pipe
 
 ROUNDS = 9
 _EACH = 10
+_PRODUCTS_SECONDS = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,11 +247,130 @@ def pipes(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
         pipe.runner.free()
 
 
+def products(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
+    """Yield products of square matrices through torch, beside a plain loop on random data of its own."""
+    import torch
+
+    gpu = gpus[0]
+    device = torch.device("cuda", gpu.ordinal)
+    shape = (gemm.SQUARE,) * 3
+    for name in ("bf16", "fp16", "tf32", "fp64", "fp8", "fp8-rowwise"):
+        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+        timer = gemm._Timer(torch, device, bench_lab.StandInLab(gpus), name, 2.0)
+        problems = timer.problems(shape)
+        other = _plain_product(torch, device, name, shape)
+        other()
+        one = min(timer.run(problems, len(problems)))
+        timer.heat(problems, one)
+        times = max(3, round(_PRODUCTS_SECONDS / one))
+        work = gemm._flops(shape) * times / 1e12
+
+        def ours(timer: Any = timer, problems: Any = problems, times: int = times, work: float = work) -> float:
+            return float(work / timer.run(problems, 1, times)[0])
+
+        def plain(other: Callable[[], object] = other, times: int = times, work: float = work) -> float:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            for _ in range(times):
+                other()
+            end.record()
+            end.synchronize()
+            return work / (float(begin.elapsed_time(end)) / 1e3)
+
+        called = "torch._scaled_mm" if name.startswith("fp8") else "torch.matmul"
+        yield Pair(
+            name=f"gemm.{name} {gemm.SQUARE}",
+            unit="TFLOPS",
+            ours=ours,
+            reference=plain,
+            reference_name=f"a loop of {called}",
+            least=0.99,
+            limit=gemm._limit(gpu, gemm.FORMS[name])[0],
+        )
+        wrong = [gemm.check(torch, problem, gemm.FORMS[name].bound)[1] for problem in problems]
+        assert not any(wrong), wrong
+        del problems, other
+        torch.cuda.empty_cache()
+
+
+def _plain_product(torch: Any, device: Any, name: str, shape: gemm.Shape) -> Callable[[], object]:
+    """Return a product as anybody would write it: one pair of factors, a new output each time."""
+    m, n, k = shape
+    if name.startswith("fp8"):
+        # What is multiplied decides how much power it takes: these factors are quantised as ours are.
+        kept: dict[str, Any] = {}
+        real = torch._scaled_mm
+        problem = gemm.FORMS[name].make(torch, device, shape, 7)
+        try:
+            torch._scaled_mm = lambda *words, **options: kept.update(words=words, options=options)
+            problem.multiply()
+        finally:
+            torch._scaled_mm = real
+        del kept["options"]["out"]
+        return lambda: torch._scaled_mm(*kept["words"], **kept["options"])
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp64": torch.float64}[name]
+    a = torch.randn(m, k, device=device, dtype=kind)
+    b = torch.randn(k, n, device=device, dtype=kind)
+    return lambda: torch.matmul(a, b)
+
+
+class _RanksAside:
+    """Ranks in processes of their own, that do what they are told by a word."""
+
+    def __init__(self, count: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        told = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self._ranks = [
+            subprocess.Popen(
+                [sys.executable, Path(__file__).with_name("rank_reference.py")],
+                env={**told, "RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+
+    def ask(self, word: str) -> float:
+        """Return the rate that rank 0 answers with."""
+        asked, answer = self._ranks[0].stdin, self._ranks[0].stdout
+        assert asked is not None
+        assert answer is not None
+        print(word, file=asked, flush=True)
+        return float(answer.readline())
+
+    def end(self) -> None:
+        """Let all of them end."""
+        for rank in self._ranks:
+            rank.communicate()
+
+
+def collectives(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
+    """Yield all-reduce between all GPUs beside a plain loop of it, both by the same ranks."""
+    if len(gpus) < 2:
+        return
+    ranks = _RanksAside(len(gpus))
+    link = gpus[0].model.nvlink if gpus[0].model else None
+    yield Pair(
+        name="nccl.all-reduce 2 GiB",
+        unit="GB/s",
+        ours=partial(ranks.ask, "ours"),
+        reference=partial(ranks.ask, "plain"),
+        reference_name=f"a loop of all_reduce, {len(gpus)} GPUs",
+        least=0.99,
+        limit=link.per_dir_gbs if link else None,
+    )
+    ranks.end()
+
+
 PAIRS: dict[str, Callable[[tuple[BenchGpu, ...]], Iterator[Pair]]] = {
     "memory": memory,
     "host": host,
     "peers": between_gpus,
     "tensor": pipes,
+    "products": products,
+    "collectives": collectives,
 }
 """What is compared, by the word for --only. An entry yields one pair at a time and frees its memory afterwards."""
 
