@@ -65,7 +65,7 @@ def test_numbers_conditions_and_the_archive(tmp_path: Path) -> None:
     assert "[1/1] fake.good on gpu[0-1]" in err
     assert code == 3, "what is unverified is unknown"
     session = kept(tmp_path)
-    first = session.measurements[0]
+    first = next(measured for measured in session.measurements if not measured.case)
     assert first.conditions.sm_mhz == 1755
     assert first.conditions.power_w == 650
     assert first.conditions.power_limit_w == 700
@@ -153,7 +153,8 @@ def test_those_that_need_several_gpus_do_without_one_that_is_in_use(tmp_path: Pa
 def test_a_share_of_a_gpu_has_no_datasheet(tmp_path: Path) -> None:
     bench("fake.model", nvml={"gpus": [{}, {"virtualization": 2}]}, cwd=tmp_path)
     session = kept(tmp_path)
-    assert [measured.details["model"] for measured in session.measurements] == ["h100-sxm5-80gb", ""]
+    models = {measured.subject: measured.details["model"] for measured in session.measurements}
+    assert models == {"gpu0": "h100-sxm5-80gb", "gpu1": ""}
     assert session.devices["gpu1"]["virtualization"] == "VGPU"
 
 
