@@ -44,6 +44,7 @@ def main() -> None:
             seconds = plain(ranks, buffer)
         if ranks.rank == 0:
             print(SIZE * FACTORS["all-reduce"](ranks.size) / seconds / 1e9, flush=True)
+    ranks.dist.destroy_process_group()
 
 
 if __name__ == "__main__":

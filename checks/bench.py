@@ -151,6 +151,20 @@ def collectives(session: Session, expect: Expect) -> Iterator[Finding]:
     more than the link carries, a ring less. Half of it usually means that the transport is not the one that was meant.
     """
     yield from _judged(session, COLLECTIVES, expect)
+    for subject, why in dict.fromkeys(
+        (measured.subject, str(measured.details["fallback"]))
+        for measured in about(session, *JUDGES["bench.collectives"]).measurements
+        if measured.details.get("fallback")
+    ):
+        yield Finding(
+            status=Status.FAIL,
+            subject=subject,
+            summary=why,
+            fix="env | grep NCCL_  # and of the job: nothing there should turn off what the hardware has",
+            actor=Actor.OPERATOR,
+            source="NCCL's own log",
+            expected=Expected(text="from GPU to GPU", key="", layer="host", source="the GPUs have NVLink"),
+        )
 
 
 @check(SESSION, id="bench.overlap", severity=Severity.MEDIUM, keys=[OVERLAP],

@@ -6,7 +6,7 @@ from contextlib import suppress
 from statistics import median
 from typing import Any
 
-from hostcheck.bench.collective import FACTORS
+from hostcheck.bench.collective import FACTORS, LARGE
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Sampled
 
@@ -31,6 +31,8 @@ def sampled(found: dict[str, Any], gpu: BenchGpu | None) -> Sampled:
         samples=tuple(size * factor / seconds / 1e9 for seconds in found["seconds"]),
         unit="GB/s",
         case=name_of(size),
+        # The time of a small operation is latency, which scatters.
+        statistic="median" if size >= LARGE else "p50",
         limit=limit,
         limit_source=source,
         settings={
@@ -100,12 +102,14 @@ def limit_of(operation: str, n: int, algorithm: str, gpu: BenchGpu, nvlink: bool
 
 
 def fallback(log: dict[str, Any], gpu: BenchGpu, nvlink: bool | None) -> str:
-    """Return what NCCL fell back to between GPUs of one host; "" where it went from GPU to GPU, or said nothing."""
+    """Return what NCCL fell back to between GPUs of one host that all have NVLink; "" where it did not.
+
+    Cards with bridges have NVLink in pairs, and between the pairs there is no better way than through the host.
+    """
     slow = [via for via in log["via"] if not via.startswith(("P2P", "NVLS"))]
-    if not slow:
+    if not slow or not nvlink or gpu.model is None or gpu.model.nvlink is None or gpu.model.nvlink.optional:
         return ""
     ways = {"SHM": "memory of the host", "NET": "the network"}
     named = ", ".join(f"{via} ({ways.get(via.split('/')[0], 'another way')})" for via in sorted(slow))
-    has = f"although {gpu.subject} has NVLink" if nvlink else "not from GPU to GPU"
     turned = ", ".join(f"{name}={value}" for name, value in sorted(log["set"].items()) if name in _TURN_OFF)
-    return f"NCCL went through {named}, {has}" + (f"; {turned} is set" if turned else "")
+    return f"NCCL went through {named}, although the GPUs have NVLink" + (f"; {turned} is set" if turned else "")

@@ -64,6 +64,7 @@ def measurement(found: Found, subject: str) -> Measurement:
         unit=told.unit,
         value=statistic(samples, told.statistic),
         case=told.case,
+        statistic=told.statistic,
         samples=samples,
         settings={**told.settings, "hosts": len({name for name, _, _ in found.who})},
         verified=told.verified,

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def test_with_reduction_in_the_switch_the_limit_is_another() -> None:
 @pytest.mark.parametrize(
     ("log", "words"),
     [
-        ({"via": {"SHM/direct/direct": 8}}, "SHM/direct/direct (memory of the host), although gpu0 has NVLink"),
+        ({"via": {"SHM/direct/direct": 8}}, "SHM/direct/direct (memory of the host), although the GPUs have NVLink"),
         ({"via": {"P2P/CUMEM": 8, "NET/Socket": 8}}, "NET/Socket (the network)"),
         ({"via": {"SHM/direct/direct": 8}, "set": {"NCCL_P2P_DISABLE": "1"}}, "NCCL_P2P_DISABLE=1 is set"),
     ],
@@ -182,6 +183,21 @@ def test_a_fallback_is_named(log: dict[str, Any], words: str, monkeypatch: pytes
     assert words in str(sampled.details["fallback"])
     # The link is there, and the number is held against it.
     assert sampled.limit == 450
+
+
+def test_cards_with_bridges_may_go_through_the_host() -> None:
+    log = found(log={"via": {"P2P/CUMEM": 8, "SHM/direct/direct": 8}})["log"]
+    bridged = next(model for model in table().models if model.nvlink and model.nvlink.optional)
+    assert bus.fallback(log, replace(GPU, model=bridged), True) == ""
+    assert bus.fallback(log, GPU, False) == ""
+    assert bus.fallback(log, GPU, None) == ""
+    assert bus.fallback(log, replace(GPU, model=None), True) == ""
+
+
+def test_the_time_of_small_operations_may_scatter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "linked", lambda gpu: True)
+    assert bus.sampled(found(bytes=1 << 20), GPU).statistic == "p50"
+    assert bus.sampled(found(), GPU).statistic == "median"
 
 
 def test_wrong_data_voids_the_number() -> None:
