@@ -13,9 +13,11 @@ from hostcheck.model import Run
 from hostcheck.render.fold import fold_line
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
 
-_BAR = 20
+_BAR = 16
 _NAME = 25
 _VALUE = 15
+_ALIKE = 0.01
+"""By this share the worst may be off without being named."""
 
 
 def render_session(
@@ -185,12 +187,12 @@ def _bar(share: float, floor: float | None, ascii: bool) -> str:
 
 
 def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str) -> str:
-    """Say on what, and where it was worst."""
-    if len(valid) == 1:
-        return subjects
+    """Say on what, and which was the worst where they are not all alike."""
+    where = f"{subjects}, each alone" if valid[0].alone and len(valid) > 1 else subjects
     worst = max(values) if lower_is_better(valid[0].unit) else min(values)
-    where = valid[values.index(worst)].subject
-    return f"{subjects}{', each alone' if valid[0].alone else ''}; worst {number(worst)} on {where}"
+    if abs(worst / median(values) - 1) <= _ALIKE:
+        return where
+    return f"{where}; worst {number(worst)} on {valid[values.index(worst)].subject}"
 
 
 def _unseen(page: Page, session: Session) -> None:

@@ -25,12 +25,19 @@ def shown(*measurements: Measurement, missing: tuple[Missing, ...] = (), width: 
 
 
 def test_equal_gpus_share_a_line_with_the_worst_by_name() -> None:
-    each = [replace(TRIAD, subject=f"gpu{index}", value=3100.0 - 10 * index) for index in range(8)]
+    each = [replace(TRIAD, subject=f"gpu{index}", value=3100.0 - 10 * index - 60 * (index == 7)) for index in range(8)]
     lines = shown(*each)
     assert lines[0] == "MEASURED  quick level, 8 x NVIDIA H100 80GB HBM3, driver 580, 21 s"
     assert " ".join(" ".join(lines[2:4]).split()) == (
-        "hbm.triad 3,065 GB/s ##################.. 91.4% of 3,352 gpu[0-7]; worst 3,030 on gpu7"
+        "hbm.triad 3,065 GB/s ###############. 91.4% of 3,352 gpu[0-7]; worst 2,970 on gpu7"
     )
+
+
+def test_where_all_are_alike_nobody_is_named() -> None:
+    lines = shown(TRIAD, replace(TRIAD, subject="gpu1", value=3101.0))
+    assert lines[2].endswith("92.5% of 3,352 gpu[0-1]")
+    alone = [replace(TRIAD, subject=f"gpu{index}", alone=True) for index in range(2)]
+    assert shown(*alone)[2].endswith("gpu[0-1], each alone")
 
 
 def test_the_floor_stands_in_the_bar_and_beside_the_limit() -> None:
@@ -40,7 +47,7 @@ def test_the_floor_stands_in_the_bar_and_beside_the_limit() -> None:
     )  # fmt: skip
     run = judge(with_results(host("bare"), session), Checklist(only=("bench",)))
     text = render_session(session, run, color=False, width=100, ascii=True)
-    assert "###############|##..  92.5% of 3,352, at least 78% gpu0" in text
+    assert "############|##.  92.5% of 3,352, at least 78% gpu0" in text
 
 
 def test_of_times_the_longest_is_the_worst_and_there_is_no_bar() -> None:
