@@ -291,8 +291,8 @@ def main() -> int:
     pinned = pin(plan.pin) if plan.gpus else ""
     worker = _Worker(plan, out, _nvml(plan.gpus))
     told = worker.told()
-    for gpu in plan.gpus:
-        told.setdefault(gpu.subject, {})["pinned"] = pinned
+    if len(plan.gpus) == 1:
+        told.setdefault(plan.gpus[0].subject, {})["pinned"] = pinned
     worker.tell(Ready(gpus=worker.gpus, told=told, busy=worker.busy()))
     decoder = msgspec.json.Decoder(Order)
     for line in orders:

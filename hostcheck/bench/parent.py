@@ -370,7 +370,8 @@ class Parent:
     def _take(self, step: Step, child: _Child, event: Event) -> None:
         if isinstance(event, Ready):
             child.ready = event
-            self.harvest.told.update(event.told)
+            for subject, told in event.told.items():
+                self.harvest.told.setdefault(subject, {}).update(told)
         elif isinstance(event, Got):
             self.harvest.measurements.append(event.measurement)
             if self.harvest.first is None:

@@ -39,8 +39,11 @@ def pin(node: int | None, root: str = "/") -> str:
     """Keep this process on the CPUs and the memory of a node.
 
     Returns:
-        What holds now, such as "node1, 48 CPUs", or "not pinned: " and why.
+        What holds now, such as "node1, 48 CPUs", or "not pinned: " and why, or that there is no need.
     """
+    nodes = list(Path(root, "sys/devices/system/node").glob("node[0-9]*"))
+    if node is None and len(nodes) <= 1:
+        return "the host has one node"
     if node is None:
         return "not pinned: the NUMA node of the GPU is not known"
     allowed = cpus_of(node, root) & os.sched_getaffinity(0)

@@ -50,6 +50,7 @@ def render_session(
         shown = bench
     if not groups:
         page.put("nothing", indent=2)
+    _pinning(page, session)
     _unseen(page, session)
     _missing(page, session)
     page.blank()
@@ -173,6 +174,16 @@ def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | N
             indent=2,
             hang=_NAME + _VALUE + 11 if page.width >= 90 else 4,
         )
+
+
+def _pinning(page: Page, session: Session) -> None:
+    """Say which GPUs were measured from anywhere on the host: their copies can be slow by that alone."""
+    reasons: dict[str, list[str]] = {}
+    for subject, told in session.devices.items():
+        if "not" in told.get("pinned", ""):
+            reasons.setdefault(told["pinned"], []).append(subject)
+    for why, subjects in reasons.items():
+        page.put(f"The process of {fold_line(subjects, most=3)}:", why, indent=2, hang=4)
 
 
 def _bar(share: float, floor: float | None, ascii: bool) -> str:

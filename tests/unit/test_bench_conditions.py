@@ -201,7 +201,10 @@ def test_pinning_holds_by_the_kernels_word() -> None:
 
 def test_what_cannot_be_pinned_says_so(tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
-    assert pin(None) == "not pinned: the NUMA node of the GPU is not known"
+    assert pin(None, str(tmp_path)) == "the host has one node"
+    for node in ("node0", "node1"):
+        (tmp_path / "sys/devices/system/node" / node).mkdir(parents=True)
+    assert pin(None, str(tmp_path)) == "not pinned: the NUMA node of the GPU is not known"
     assert pin(5, str(tmp_path)) == "not pinned: this process may use no CPU of node5"
     assert os.sched_getaffinity(0) == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench_fakes  # noqa: F401 (it registers benchmarks)
+from hostcheck.audit import judge
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
 from hostcheck.bench.session import BUDGET, Host, choose, lacking, look, plan, with_results
+from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.expect import KEYS, Expect, Layer, read_layer
 from hostcheck.facts.bench import judge_of, parse_results, traits
+from hostcheck.model import exit_code
 from hostcheck.registry import BENCHES, load_benches
 from hostcheck.snapshot.archive import read_archive, write_archive
 from hostcheck.snapshot.reading import Ending, Reading
@@ -191,3 +196,45 @@ def test_each_benchmark_has_its_check_and_that_answers_its_rows() -> None:
         assert judge_of(id) != "bench.other", id
         rows = {row for check in ("bench.alike", judge_of(id)) for row in known[check].rows}
         assert set(made.rows) <= rows, id
+
+
+def test_what_nobody_measured_takes_no_part_unless_it_was_asked_for() -> None:
+    bare = host("bare")
+
+    def status(checklist: Checklist) -> str:
+        run = judge(bare, checklist)
+        return next(result.status.value for result in run.results if result.id == "bench.memory")
+
+    assert status(Checklist()) == "skipped"
+    assert status(Checklist(skip=("cpu",))) == "skipped"
+    assert status(Checklist(only=("bench.*",))) == "unknown"
+    assert status(Checklist(require=("bench.memory",))) == "unknown"
+    only = judge(bare, Checklist(only=("bench",)))
+    assert exit_code(only) == 3
+
+
+def test_a_floor_above_the_limit_and_a_case_of_what_has_none_are_refused() -> None:
+    for text, says in (
+        ('[expect]\n"bench.memory[hbm.triad]" = { at_least = 110 }', "110 % is outside 0 to 100 %"),
+        ('[expect]\n"bench.memery[hbm.triad]" = 1', "did you mean 'bench.memory'"),
+        ('[expect]\n"bench.slowdown[hbm.triad]" = 1', "bench.slowdown has no cases"),
+        ('[expect]\n"bench.memory[hbm.triad" = 1', "bench.memory has no cases"),
+    ):
+        with pytest.raises(HostcheckError, match=re.escape(says)):
+            read_layer(text, "site")
+
+
+def test_the_most_telling_case_of_the_last_layer_wins() -> None:
+    key = KEYS["bench.matrix"]
+
+    def layer(**values: int) -> Layer:
+        table = "\n".join(f'"bench.matrix{name}" = {{ at_least = {value} }}' for name, value in values.items())
+        return read_layer(f"[expect]\n{table}", "site")
+
+    both = layer(**{"": 10, "[gemm.bf16]": 20, "[gemm.bf16 8192]": 30})
+    cases = ("gemm.bf16 8192", "gemm.bf16", "gemm")
+    assert Expect([both], {}, (key.name,))(key, *cases).matcher.words("%") == "at least 30 %"
+    assert Expect([both], {}, (key.name,))(key, *cases[1:]).matcher.words("%") == "at least 20 %"
+    assert Expect([both], {}, (key.name,))(key, "gemm.fp8").matcher.words("%") == "at least 10 %"
+    later = Expect([both, layer(**{"": 40})], {}, (key.name,))
+    assert later(key, *cases).matcher.words("%") == "at least 40 %", "a site that says all means all"
