@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from hostcheck.bench.lab import Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
@@ -32,7 +33,6 @@ if "fake.good" not in BENCHES:
             "order": os.environ.get("CUDA_DEVICE_ORDER", ""),
             "ordinal": lab.gpu.ordinal,
             "seconds": lab.seconds,
-            "at": time.monotonic(),
             "pid": os.getpid(),
         }
         yield Sampled(samples=(99.0, 100.0, 101.0), unit="GB/s", verified=True, settings={"bytes": 8}, details=seen)
@@ -44,6 +44,15 @@ if "fake.good" not in BENCHES:
         begun = time.monotonic()
         time.sleep(0.2)
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"begun": begun, "ended": time.monotonic()})
+
+    @bench(id="fake.meets", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def meets(lab: Lab) -> Iterator[Sampled]:
+        """Ends only where as many as are to come are there at the same time."""
+        folder = Path(lab.options["folder"])
+        (folder / lab.gpu.subject).touch()
+        while len(list(folder.iterdir())) < int(lab.options["come"]):
+            time.sleep(0.01)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
 
     @bench(id="fake.raises", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def raises(lab: Lab) -> Iterator[Sampled]:
@@ -92,6 +101,7 @@ if "fake.good" not in BENCHES:
     def slow(lab: Lab) -> Iterator[Sampled]:
         """One number at once, and the next much later."""
         yield Sampled(samples=(1.0,), unit="GB/s", case="early", verified=True, details={"pid": os.getpid()})
+        Path(lab.options.get("told", "/dev/null")).touch()
         time.sleep(600)
         yield Sampled(samples=(1.0,), unit="GB/s", case="late", verified=True)
 

@@ -227,8 +227,12 @@ def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_came(tmp_path: Path) -> None:
-    running = start("fake.slow", cwd=tmp_path)
-    time.sleep(4)
+    told = tmp_path / "told"
+    running = start("fake.slow", "--option", f"told={told}", cwd=tmp_path)
+    until = time.monotonic() + 50
+    while not told.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -65,19 +64,17 @@ def test_each_gpu_has_a_process_of_its_own_that_sees_it_alone() -> None:
     assert found["gpu0"].settings == {"bytes": 8}
 
 
-def test_all_gpus_run_at_once_and_one_after_the_other_where_that_is_asked_for() -> None:
-    begun = time.monotonic()
-    harvest = run("good", "turns")
+def test_all_gpus_run_at_once_and_one_after_the_other_where_that_is_asked_for(tmp_path: Path) -> None:
+    harvest = run("meets", "turns", folder=str(tmp_path), come="3")
+    assert harvest.missing == []
     assert harvest.first is not None
-    assert harvest.first < time.monotonic() - begun
-    at = [float(str(m.details["at"])) for m in of(harvest, "good").values() if not m.case]
-    assert max(at) - min(at) < 0.2
+    assert len(of(harvest, "meets")) == 3
     turns = sorted(
         (float(str(m.details["begun"])), float(str(m.details["ended"]))) for m in of(harvest, "turns").values()
     )
     assert all(first[1] <= second[0] for first, second in pairwise(turns))
     assert all(m.alone for m in of(harvest, "turns").values())
-    assert not any(m.alone for m in of(harvest, "good").values())
+    assert not any(m.alone for m in of(harvest, "meets").values())
 
 
 def test_a_bug_keeps_what_came_before_it_and_the_others_go_on() -> None:
@@ -111,11 +108,11 @@ def test_a_gpu_whose_process_dies_again_and_again_is_left_alone() -> None:
 
 def test_a_hang_ends_at_its_limit_with_all_that_it_started() -> None:
     begun = time.monotonic()
-    harvest = run("hangs", "good", grace=2.0)
-    assert time.monotonic() - begun < 20
+    harvest = run("hangs", "good", grace=5.0)
+    assert time.monotonic() - begun < 60
     (hung,) = harvest.missing
     assert (hung.bench, hung.subject) == ("fake.hangs", "gpu1")
-    assert hung.why.startswith("the process that measured it gave no answer in 2 s; it was killed")
+    assert hung.why.startswith("the process that measured it gave no answer in 5 s; it was killed")
     started = int(str(of(harvest, "hangs")["gpu1 started"].details["pid"]))
     assert is_gone(started)
     assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
@@ -150,7 +147,7 @@ def test_ranks_find_each_other() -> None:
 def test_a_rank_that_dies_takes_the_benchmark_along_and_no_more() -> None:
     begun = time.monotonic()
     harvest = run("ranks", "good", die="1")
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
     assert [(m.subject, "exit status 7" in m.why) for m in harvest.missing] == [("gpu1", True)]
     assert set(of(harvest, "good")) >= {"gpu0", "gpu1", "gpu3"}
 
@@ -169,9 +166,11 @@ def test_progress_says_what_runs_and_what_is_left() -> None:
 
 
 def test_ctrl_c_keeps_what_came_and_leaves_no_process() -> None:
-    timer = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    harvest = run("slow", "good", gpus=GPUS[:1], grace=60.0)
+    def press(progress: Progress) -> None:
+        if progress.got is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    harvest = Parent(GPUS[:1], level=Level.QUICK, grace=60.0, tell=press).run(steps("slow", "good"))
     assert harvest.interrupted
     assert set(of(harvest, "slow")) == {"gpu0 early"}
     assert [(m.bench, m.why) for m in harvest.missing] == [("fake.slow", "interrupted"), ("fake.good", "interrupted")]
@@ -204,7 +203,7 @@ def test_what_cannot_be_killed_is_left_behind_and_named(monkeypatch: pytest.Monk
     """A driver call that never returns keeps a process from dying; here, the signal is kept from it."""
     monkeypatch.setattr("hostcheck.bench.parent.os.killpg", lambda group, number: None)
     monkeypatch.setattr("hostcheck.bench.parent._GOING", 0.2)
-    harvest = run("hangs", grace=1.0, gpus=GPUS[:2])
+    harvest = run("hangs", grace=5.0, gpus=GPUS[:2])
     (hung,) = harvest.missing
     assert hung.subject == "gpu1"
     left = re.search(r"it cannot be killed and was left behind \(pid (\d+)\)", hung.why)
