@@ -147,8 +147,9 @@ def matrix(session: Session, expect: Expect) -> Iterator[Finding]:
 def collectives(session: Session, expect: Expect) -> Iterator[Finding]:
     """Collective operations reach the bandwidth of their algorithm and transport.
 
-    A floor holds for a GPU model, a number of GPUs, a transport and a message size; an in-switch reduction (NVLS) shows
-    more than the link carries, a ring less. Half of it usually means that the transport is not the one that was meant.
+    Where they do not, the transport is usually not the one that was meant, and each step of training waits for it. A
+    floor holds for a GPU model, a number of GPUs, a transport and a message size; an in-switch reduction (NVLS) shows
+    more than the link carries, a ring less.
     """
     yield from _judged(session, COLLECTIVES, expect)
     for subject, why in dict.fromkeys(
@@ -263,8 +264,8 @@ def alike(session: Session, expect: Expect) -> Iterator[Finding]:
 def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     """No heat and no power supply slowed a GPU down while it was measured.
 
-    A software power cap under a tensor load is normal. Thermal slowdowns and the power brake are not: airflow, a fan, a
-    heat sink, or a power supply that is too weak, and jobs on this GPU hold up all others.
+    A job on a GPU that is slowed holds up all others of its collective. Airflow, a fan, a heat sink or a power supply
+    that is too weak does it. A software power cap under a tensor load is no slowdown of this kind, but normal.
     """
     worst: dict[str, tuple[float, str, str]] = {}
     for measured in session.measurements:

@@ -256,7 +256,10 @@ class Parent:
         subjects = [gpu.subject for gpu in self._gpus] if scope in (Scope.GPU, Scope.RANKS) else [self._whole(scope)]
         self._show(step.bench.id, subjects if scope is Scope.GPU else [self._whole(scope)])
         for subject in subjects:
-            self._start(scope, subject)
+            try:
+                self._start(scope, subject)
+            except OSError as problem:
+                self._lack(step.bench.id, subject, f"no process could be started: {problem.strerror}")
         self._wait(step, [child for child in self._children.values() if child.ready is None], starting=True)
         able = [self._children[subject] for subject in subjects if self._is_able(step, subject)]
         if scope is Scope.RANKS and len(able) < len(subjects):

@@ -281,7 +281,7 @@ def measure(
         tool=__version__,
         taken=taken,
         level=level.name.lower(),
-        measurements=tuple(_shared(measured, confidential) for measured in harvest.measurements),
+        measurements=tuple(_encrypted(measured, confidential) for measured in harvest.measurements),
         missing=(*missing, *harvest.missing),
         devices=devices,
         versions={"kernel": os.uname().release, **host.versions, **harvest.versions},
@@ -290,8 +290,8 @@ def measure(
     return session, harvest
 
 
-def _shared(measured: Measurement, confidential: set[str]) -> Measurement:
-    """Return a measurement without the limit that does not hold where each copy is encrypted."""
+def _encrypted(measured: Measurement, confidential: set[str]) -> Measurement:
+    """Return a measurement without its limit where that does not hold, since each copy is encrypted."""
     named = set(re.findall(r"gpu\d+", measured.subject))
     if not named & confidential or not measured.bench.startswith(("copy.", "peer.", "nccl.")):
         return measured

@@ -76,6 +76,7 @@ class Measuring:
         """
         from hostcheck.bench.session import choose, lacking, look, measure, plan
         from hostcheck.registry import load_benches
+        from hostcheck.snapshot.local import INTERRUPTED as NOTE
         from hostcheck.snapshot.local import collect
         from hostcheck.snapshot.probes import CommandProbe
 
@@ -85,6 +86,8 @@ class Measuring:
         # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
         asked = CommandProbe("gpu.nvml", seconds=60.0, local_module="hostcheck.snapshot.nvml")
         reading = collect([asked]).readings["gpu.nvml"]
+        if reading.note == NOTE:
+            raise click.Abort
         host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
         if self.gpus and host.why_none:
             raise HostcheckError(host.why_none)

@@ -131,6 +131,13 @@ def test_a_child_that_cannot_start_is_named() -> None:
     assert all("exit status 1: no such thing" in m.why for m in harvest.missing)
 
 
+def test_where_no_process_can_be_started_it_says_so() -> None:
+    harvest = Parent(GPUS[:1], level=Level.QUICK, launcher=("/nowhere/python",)).run(steps("good"))
+    assert [(m.subject, m.why) for m in harvest.missing] == [
+        ("gpu0", "no process could be started: No such file or directory")
+    ]
+
+
 def test_one_process_with_all_gpus() -> None:
     found = of(run("together"), "together")
     assert set(found) == {"gpu0>gpu1", "gpu0>gpu3", "gpu1>gpu0", "gpu1>gpu3", "gpu3>gpu0", "gpu3>gpu1"}
