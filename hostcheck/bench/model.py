@@ -146,6 +146,14 @@ class Measurement:
     alone: bool = False
     seconds: float = 0.0
 
+    @property
+    def joules_per_tflop(self) -> float | None:
+        """Energy of 10^12 operations, where the benchmark counted them and the device its energy."""
+        flops = self.details.get("flops")
+        if self.conditions.joules is None or not isinstance(flops, int | float) or flops <= 0:
+            return None
+        return self.conditions.joules / flops * 1e12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:

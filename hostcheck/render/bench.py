@@ -155,7 +155,7 @@ def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | N
         page.put(
             f"{head:<{_NAME}}{text:<{_VALUE}}",
             beside,
-            (_spread(valid, values, subjects), "dim"),
+            (_spread(valid, values, subjects) + _energy(valid), "dim"),
             indent=2,
             hang=_NAME + _VALUE + 3 if page.width >= 90 else 4,
             between=" ",
@@ -174,6 +174,11 @@ def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | N
             indent=2,
             hang=_NAME + _VALUE + 11 if page.width >= 90 else 4,
         )
+
+
+def _energy(group: Sequence[Measurement]) -> str:
+    told = [measured.joules_per_tflop for measured in group if measured.joules_per_tflop is not None]
+    return f", {median(told):.3g} J/TFLOP" if told else ""
 
 
 def _pinning(page: Page, session: Session) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torchlab
 
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.bench.model import Level
+from hostcheck.bench.model import Conditions, Level, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.gpu_table import table
 from hostcheck.microbench import gemm, overlap
+from hostcheck.render.bench import render_session
 
 H100 = next(model for model in table().models if model.id == "h100-sxm5-80gb")
 
@@ -108,6 +110,19 @@ def test_what_torch_cannot_do_is_one_line() -> None:
         gemm.available(Torch(False), gpu(), "bf16")
     with pytest.raises(gemm.HostcheckError, match="has no float8_e4m3fn"):
         gemm.available(Torch(True), gpu(), "fp8")
+
+
+def test_energy_of_the_work() -> None:
+    measured = Measurement(
+        bench="gemm.bf16", subject="gpu0", unit="TFLOPS", value=700.0, limit=989.4, samples=(700.0,), verified=True,
+        details={"flops": 2e15}, conditions=Conditions(joules=2060.0),
+    )  # fmt: skip
+    assert measured.joules_per_tflop == pytest.approx(1.03)
+    assert replace(measured, conditions=Conditions()).joules_per_tflop is None
+    assert replace(measured, details={}).joules_per_tflop is None
+    assert replace(measured, conditions=Conditions(joules=0.0)).joules_per_tflop == 0
+    session = Session(tool="", taken="", level="quick", measurements=(measured,))
+    assert "gpu0, 1.03 J/TFLOP" in render_session(session, color=False, width=120, ascii=True)
 
 
 @pytest.mark.parametrize(
