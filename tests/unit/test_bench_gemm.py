@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torchlab
+from bench_lab import StandInLab
 
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.bench.model import Conditions, Level, Measurement, Session
+from hostcheck.bench.model import Conditions, Level, Measurement, Sampled, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.gpu_table import table
 from hostcheck.microbench import gemm, overlap
@@ -68,6 +72,41 @@ def test_shapes_grow_with_the_level() -> None:
     assert (8448, 8192, 8192) in searched
     assert all(size % 128 == 0 for shape in searched for size in shape)
     assert gemm.shapes(Level.SOAK, 0)
+
+
+def test_a_search_reports_the_fastest_and_whatever_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[gemm.Shape, str, bool]] = []
+    wrong = (4096, 4096, 4096)
+
+    class Timer:
+        def __init__(self, torch: object, device: object, lab: object, name: str, seconds: float) -> None:
+            assert seconds == 30 / 10
+
+        def affordable(self, shape: gemm.Shape) -> gemm.Shape:
+            return shape
+
+        def sample(self, shape: gemm.Shape, case: str, *, watched: bool = True) -> Sampled:
+            asked.append((shape, case, watched))
+            rate = 800.0 if shape == (12288,) * 3 else 700.0
+            return Sampled(samples=(rate,), unit="TFLOPS", case=case, verified=shape != wrong)
+
+    cuda = SimpleNamespace(is_available=lambda: True, device=lambda device: nullcontext(), empty_cache=lambda: None)
+    torch = SimpleNamespace(
+        cuda=cuda,
+        device=lambda *words: words,
+        get_float32_matmul_precision=lambda: "highest",
+        set_float32_matmul_precision=lambda value: None,
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(gemm, "_Timer", Timer)
+    lab = StandInLab((gpu(),), Level.FULL, 30.0)
+    yielded = list(gemm.bf16(lab))
+    assert [(sampled.case, sampled.verified) for sampled in yielded] == [
+        ("8192", True), ("16384", True), ("4096 x 4096 x 4096", False), ("best shape", True),
+    ]  # fmt: skip
+    assert yielded[-1].samples == (800.0,)
+    # Conditions are those of what is yielded: the search itself is not watched.
+    assert [shape for shape, _, watched in asked if watched] == [(8192,) * 3, (16384,) * 3, (12288,) * 3]
 
 
 def test_limits_are_the_datasheets() -> None:
