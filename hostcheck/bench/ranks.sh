@@ -34,6 +34,8 @@ if sys.argv[1]:
     if not dist.is_nccl_available():
         sys.exit(f"torch {torch.__version__} was built without NCCL")
 END
+# torchrun leaves folders behind: here they go away with the rest.
+export TMPDIR="$dir"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$python" "$@" "$dir/collective.py" "$plan" </dev/null >"$dir/out" 2>"$dir/err" &
 child=$!
