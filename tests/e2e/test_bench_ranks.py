@@ -119,9 +119,10 @@ def test_no_such_python_is_one_line(lab: Lab, hosts: list[Host]) -> None:
     }
 
 
-def test_a_host_that_goes_in_the_middle(lab: Lab, hosts: list[Host]) -> None:
+def test_a_host_that_goes_in_the_middle(lab: Lab, hosts: list[Host], tmp_path: Path) -> None:
     dying = lab.host("dying")
-    asked = launch(cases=[("all-reduce", 1_000_000, 20.0)])
+    # What has no time to clean up behind itself leaves its files here.
+    asked = launch(cases=[("all-reduce", 1_000_000, 20.0)], environment={**ENVIRONMENT, "TMPDIR": str(tmp_path)})
     timer = threading.Timer(8, dying.reboot)
     timer.start()
     outcome = measure(lab, [*hosts[:2], dying], asked)
