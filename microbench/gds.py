@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
-from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
+from hostcheck.errors import HostcheckError, NotApplicable
 from hostcheck.registry import bench
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read(lab: Lab) -> Iterator[Sampled]:
 def _gdsio() -> str:
     tool = shutil.which("gdsio", path=os.pathsep.join((os.environ.get("PATH", ""), *_TOOLS)))
     if tool is None:
-        raise Unavailable(f"gdsio is not installed (package gds-tools; looked on PATH and in {', '.join(_TOOLS)})")
+        raise NotApplicable(f"gdsio is not installed (package gds-tools; looked on PATH and in {', '.join(_TOOLS)})")
     return tool
 
 

@@ -70,10 +70,13 @@ def nodes(root: str = "/") -> tuple[Node, ...]:
 
     allowed = os.sched_getaffinity(0)
     found = []
-    for path in sorted(Path(root, "sys/devices/system/node").glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
+    paths = sorted(Path(root, "sys/devices/system/node").glob("node[0-9]*"), key=lambda path: int(path.name[4:]))
+    for path in paths:
         number = int(path.name[4:])
+        # All memory is of the only node; what was plugged in later, its own count can lack.
+        meminfo = path / "meminfo" if len(paths) > 1 else Path(root, "proc/meminfo")
         if cpus := cpus_of(number, root) & allowed:
-            found.append(_node(number, cpus, path / "meminfo", root))
+            found.append(_node(number, cpus, meminfo, root))
     return tuple(found) or (_node(0, allowed, Path(root, "proc/meminfo"), root),)
 
 

@@ -24,6 +24,8 @@ from hostcheck.snapshot.reading import Ending, Reading, Snapshot
 
 BUDGET = {Level.QUICK: 45.0, Level.STANDARD: 270.0, Level.FULL: 3300.0, Level.SOAK: 3600.0}
 """Seconds that a level takes for a whole host: under one minute, five minutes, an hour."""
+_ONE_GPU = 36.0
+"""The same for quick on a host with one GPU, where nothing is measured between GPUs."""
 _STRETCH = {Level.QUICK: 1.0, Level.STANDARD: 4.0, Level.FULL: 30.0, Level.SOAK: float("inf")}
 """How much longer than it plans a benchmark is run where there is time."""
 _STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
@@ -256,7 +258,8 @@ def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | No
         steps += [replace(step, alone=True) for step in steps if step.bench.scope is Scope.GPU and not step.alone]
     need = sum(step.seconds * step.turns(gpus) for step in steps)
     starting = sum(_STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
-    time_left = max(1.0, (BUDGET[level] if duration is None else duration) - starting)
+    budget = _ONE_GPU if level is Level.QUICK and gpus <= 1 else BUDGET[level]
+    time_left = max(1.0, (budget if duration is None else duration) - starting)
     most = _STRETCH[level] if duration is None else float("inf")
     factor = min(most, time_left / need) if need else 1.0
     return [replace(step, seconds=max(_FEWEST, round(step.seconds * factor, 2))) for step in steps]

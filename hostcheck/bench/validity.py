@@ -20,7 +20,7 @@ _BELOW_DEFAULT = 0.97
 _STARVED = 0.7
 # GeForce cards compute at a memory clock a little below the maximum.
 _MEMORY_STARVED = 0.9
-_VARIATION = 0.05
+_VARIATION = 0.1
 # Where the CPU does the work, as for pageable copies, other processes and interrupts have their part in each sample.
 _VARIATION_HOST = 0.2
 _FEWEST = 5

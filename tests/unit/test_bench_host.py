@@ -85,7 +85,9 @@ def test_nodes_have_one_cpu_of_each_core_and_their_caches(tmp_path: Path) -> Non
     node = tmp_path / "sys/devices/system/node/node1"
     node.mkdir(parents=True)
     (node / "cpulist").write_text(",".join(map(str, allowed)))
-    (node / "meminfo").write_text("Node 1 MemTotal:  2048 kB\nNode 1 MemFree:  1024 kB\n")
+    (node / "meminfo").write_text(
+        "Node 1 MemTotal:  2048 kB\nNode 1 MemFree:  512 kB\nNode 1 Inactive(file):  512 kB\n"
+    )
     empty = tmp_path / "sys/devices/system/node/node2"
     empty.mkdir()
     (empty / "cpulist").write_text("\n")
@@ -101,6 +103,18 @@ def test_nodes_have_one_cpu_of_each_core_and_their_caches(tmp_path: Path) -> Non
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"{text}\n")
     assert host_memory.nodes(str(tmp_path)) == (host_memory.Node(1, (allowed[0],), 32 * 2**20, 2**20),)
+
+
+def test_the_only_node_has_all_memory(tmp_path: Path) -> None:
+    """As on a guest whose kernel counts under node0 only what it booted with: 5 of 252 GiB."""
+    node = tmp_path / "sys/devices/system/node/node0"
+    node.mkdir(parents=True)
+    (node / "cpulist").write_text(",".join(map(str, os.sched_getaffinity(0))))
+    (node / "meminfo").write_text("Node 0 MemTotal:  8220144 kB\nNode 0 MemFree:  5230320 kB\n")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  263998500 kB\nMemAvailable:  263231320 kB\n")
+    (found,) = host_memory.nodes(str(tmp_path))
+    assert found.free_bytes == 263231320 * 1024
 
 
 def test_too_little_memory_is_one_line() -> None:
