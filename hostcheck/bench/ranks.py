@@ -159,7 +159,7 @@ def program(launch: Launch, node: int, nodes: int, master: str) -> bytes:
     folder = files("hostcheck.bench")
     source = folder.joinpath("collective.py").read_text("utf-8")
     lines = [
-        *(f"export {name}={shlex.quote(value)}" for name, value in launch.environment.items()),
+        *(f"export {name}='{value}'" for name, value in launch.environment.items()),
         f"python={shlex.quote(launch.python)}",
         f"cuda={1 if launch.backend == 'nccl' else ''}",
         f"limit={int(launch.seconds)}",
