@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -95,6 +96,8 @@ class Measuring:
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
+        # Schedulers and timeout(1) end a job so: what had come by then is kept, as after Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             session, harvest = measure(steps, host, missing, level=level, options=options, tell=_show())
         finally:

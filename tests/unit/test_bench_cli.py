@@ -226,14 +226,15 @@ def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
     assert "fake.turns gpu0: 1.2 -> 1 GB/s -16.7 %" in out
 
 
-def test_ctrl_c_keeps_what_came(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
     told = tmp_path / "told"
     running = start("fake.slow", "--option", f"told={told}", cwd=tmp_path)
     until = time.monotonic() + 50
     while not told.exists() and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "hostcheck: interrupted" in err
