@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -230,3 +231,26 @@ def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert told in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("further", [[], ["--pairs"]])
+def test_an_interrupt_lets_all_hosts_go(lab: Lab, hosts: list[Host], further: list[str]) -> None:
+    words = [
+        "bench", "nccl", "--hosts", ",".join(host.address for host in hosts), "--ssh-config", lab.config,
+        "--python", torchlab.python(), "--backend", "gloo", "--env", "GLOO_SOCKET_IFNAME=eth0",
+        "--seconds", "300", *further,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 30
+    while not left_behind(hosts[0]):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted; all hosts were let go" in err
+    assert "Traceback" not in err
+    settle(hosts, seconds=40)
