@@ -14,15 +14,15 @@ from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
 from hostcheck.facts.base import Facts
 from hostcheck.model import Run, Severity
 from hostcheck.registry import Check, load_checks
-from hostcheck.snapshot.probes import Probe
+from hostcheck.snapshot.probes import Probe, is_given
 from hostcheck.snapshot.reading import Ending, Snapshot
 
 SITE = Path("/etc/hostcheck/site.toml")
 
 
 def probes_of(checks: Iterable[Check]) -> list[Probe]:
-    """Return each probe that some of the checks read, once, in order of its id."""
-    found = {probe.id: probe for check in checks for probe in check.probes()}
+    """Return each probe that some of the checks read and a producer can ask for, once, in order of its id."""
+    found = {probe.id: probe for check in checks for probe in check.probes() if not is_given(probe)}
     return [found[id] for id in sorted(found)]
 
 
@@ -60,7 +60,7 @@ def read_site(path: Path | None) -> list[Layer]:
 
 @cache
 def shipped_layers(role: str, *, gpus: bool) -> tuple[Layer, ...]:
-    """Return our own layers in order: defaults, architecture and GPU model, platform, role.
+    """Return our own layers in order: defaults, architecture and GPU model, floors of benchmarks, platform, role.
 
     Args:
         role: such as "training".
@@ -75,6 +75,7 @@ def shipped_layers(role: str, *, gpus: bool) -> tuple[Layer, ...]:
     return (
         *(shipped_layer(name) for name in shipped_names("defaults")),
         *models,
+        *(shipped_layer(name) for name in shipped_names("bench") if gpus),
         *(shipped_layer(name) for name in shipped_names("platform")),
         shipped_layer(f"role/{role}"),
     )
@@ -99,7 +100,7 @@ def judge(
         today: the day on which waivers must still hold; the snapshot's own where none is given.
         facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
-    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml")}
+    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml", "bench.results")}
     layers = [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
     return evaluate(
         snapshot,

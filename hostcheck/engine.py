@@ -15,7 +15,10 @@ from hostcheck.facts.base import Each, Facts, Subject
 from hostcheck.facts.host import introduce, traits
 from hostcheck.model import Finding, Host, ProbeEnding, Result, Run, Severity, Status, worst
 from hostcheck.registry import Check, Outcome, matches, select
+from hostcheck.snapshot.probes import is_given
 from hostcheck.snapshot.reading import Ending, Snapshot
+
+_UNMEASURED = "not measured; hostcheck bench does that"
 
 
 def evaluate(
@@ -45,11 +48,14 @@ def evaluate(
     today = today or taken.date().isoformat()
     every = {**checks, **{made.id: made for made in checklist.checks}}
     chosen = chosen_ids(checklist, every)
+    unmeasured = _unmeasured(checklist, every, chosen, snapshot)
     holding = [layer for layer in (*layers, *checklist.layers) if layer.values]
     results = []
     for id in sorted(every):
         expect = Expect(holding, host_traits, tuple(key.name for key in every[id].keys))
-        if id in chosen:
+        if id in unmeasured:
+            findings, trace = [Finding(status=Status.SKIPPED, summary=_UNMEASURED)], ""
+        elif id in chosen:
             findings, trace = _judge(every[id], facts, expect)
         else:
             findings, trace = [Finding(status=Status.SKIPPED, summary=_why_skipped(checklist, id))], ""
@@ -86,6 +92,18 @@ def chosen_ids(checklist: Checklist, checks: Iterable[str]) -> set[str]:
     known = list(checks)
     chosen = select(known, checklist.only) - select(known, checklist.skip)
     return chosen | set(checklist.require)
+
+
+def _unmeasured(checklist: Checklist, every: Mapping[str, Check], chosen: set[str], snapshot: Snapshot) -> set[str]:
+    """Return the chosen checks of what was not measured, but for those that were asked for: they are unknown."""
+    asked = set(checklist.require)
+    if "*" not in checklist.only:
+        asked |= select(every, checklist.only)
+    return {
+        id
+        for id in chosen - asked
+        if any(is_given(probe) and probe.id not in snapshot.readings for probe in every[id].probes())
+    }
 
 
 def _why_skipped(checklist: Checklist, id: str) -> str:

@@ -27,6 +27,11 @@ class ExpectationMissing(Exception):
 KEYS: dict[str, Key] = {}
 
 
+def key_of(name: str) -> str:
+    """Return the key that a layer sets, without the case that it may set it for: "bench.gemm[gemm.bf16]" is of one."""
+    return name.partition("[")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A name that layers may set and checks may read, with the type that keeps units apart.
@@ -37,6 +42,7 @@ class Key:
         unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word.
         words: the only words that the value can take, if they are few.
         low, high: bounds outside of which a number is in another unit or impossible.
+        cases: layers may also set it for one of several cases, as "NAME[CASE]".
     """
 
     name: str
@@ -45,6 +51,7 @@ class Key:
     words: tuple[str, ...] = ()
     low: float = 0.0
     high: float = float("inf")
+    cases: bool = False
 
     def __post_init__(self) -> None:
         if self.name in KEYS:
@@ -292,8 +299,9 @@ class Layer:
         return all(traits.get(name) in allowed for name, allowed in self.match.items())
 
 
-TRAITS = ("pci", "gpu_arch", "arch", "platform", "vendor", "product", "form")
-"""What a layer's [match] may name: a GPU's PCI id and architecture, the CPU's, the platform, and what DMI tells."""
+TRAITS = ("pci", "gpu_arch", "arch", "platform", "vendor", "product", "form", "ranks", "transport", "algorithm")
+"""What a layer's [match] may name: a GPU's PCI id and architecture, the CPU's, the platform, and what DMI tells; of a
+measurement, how many GPUs took part, by which way they talked and by which algorithm."""
 
 
 def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:
@@ -306,10 +314,13 @@ def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:
         raise HostcheckError(f"{where}: [expect] must be a table")
     values: dict[str, tuple[Matcher, str]] = {}
     for name, entry in table.items():
-        if name not in KEYS:
-            raise HostcheckError(f'{where}: [expect] "{name}": no check reads this key{suggest(name, KEYS)}')
+        key, case = key_of(name), name.partition("[")[2]
+        if key not in KEYS:
+            raise HostcheckError(f'{where}: [expect] "{name}": no check reads this key{suggest(key, KEYS)}')
+        if case and not (KEYS[key].cases and case.endswith("]")):
+            raise HostcheckError(f'{where}: [expect] "{name}": {key} has no cases')
         try:
-            matcher = parse_matcher(entry, KEYS[name])
+            matcher = parse_matcher(entry, KEYS[key])
         except HostcheckError as problem:
             raise HostcheckError(f'{where}: [expect] "{name}": {problem}') from None
         source = entry.get("source", "") if isinstance(entry, dict) else ""
@@ -416,19 +427,26 @@ class Expect:
         """Return the expectations for one piece of hardware of the host, such as a GPU."""
         return replace(self, traits={**self.traits, **traits})
 
-    def __call__(self, key: Key) -> Expectation:
+    def __call__(self, key: Key, *cases: str) -> Expectation:
         """Return what the last layer that holds here says.
+
+        Args:
+            key: what is asked for.
+            cases: for a key with cases, the names of this one, the most telling first; within a layer, the first
+                that it sets wins, and the key without a case comes last.
 
         Raises:
             ExpectationMissing: none says anything.
         """
         if key.name not in self.declared:
             raise ValueError(f"the check does not declare that it reads {key.name}")
+        names = (*(f"{key.name}[{case}]" for case in cases), key.name)
         for layer in reversed(self.layers):
-            if key.name in layer.values and layer.holds(self.traits):
-                matcher, source = layer.values[key.name]
+            found = next((name for name in names if name in layer.values), None)
+            if found is not None and layer.holds(self.traits):
+                matcher, source = layer.values[found]
                 return Expectation(key, matcher, layer.name, source)
-        raise ExpectationMissing(key.name)
+        raise ExpectationMissing(names[0])
 
 
 def passed(summary: str, observed: Scalar = None, *, subject: str = "", source: str = "") -> Finding:

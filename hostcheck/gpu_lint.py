@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from hostcheck.expect import KEYS, AtLeast, Between, Equals, Key, Layer
+from hostcheck.expect import KEYS, AtLeast, Between, Equals, Key, Layer, key_of
 from hostcheck.gpu_table import MEMORY_UNITS, NVIDIA, GpuModel, GpuTable, ModelLink
 
 # Figures that disagree by more are wrong somewhere; figures off by this factor are those with sparsity.
@@ -55,7 +55,7 @@ def lint(table: GpuTable, layers: Sequence[Layer] = (), read: Iterable[str] | No
     found += _families(table)
     found += _identity(table.models)
     for layer in layers:
-        found += [f"{layer.name}: no check reads {name}" for name in layer.values if name not in known]
+        found += [f"{layer.name}: no check reads {name}" for name in layer.values if key_of(name) not in known]
         found += _floors(layer, table)
     return found
 
@@ -242,6 +242,6 @@ def _floors(layer: Layer, table: GpuTable) -> Iterator[str]:
                 matcher.low if isinstance(matcher, Between)
                 else matcher.value if isinstance(matcher, AtLeast | Equals) else None
             )  # fmt: skip
-            limit = ceiling(KEYS[name], model) if name in KEYS else None
+            limit = ceiling(KEYS[key_of(name)], model) if key_of(name) in KEYS else None
             if limit is not None and isinstance(floor, int | float) and floor > limit:
                 yield f"{layer.name}: {name} {floor:g} is above what {model.id} can reach ({limit:g})"

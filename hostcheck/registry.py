@@ -158,14 +158,18 @@ def load_checks() -> dict[str, Check]:
     """
     if not CHECKS:
         load("hostcheck.checks")
-        from importlib.metadata import entry_points
-
-        for plugin in entry_points(group="hostcheck.checks"):
-            try:
-                plugin.load()
-            except Exception as problem:
-                raise HostcheckError(f"plug-in {plugin.name} ({plugin.value}) cannot be loaded: {problem}") from None
+        _load_plugins("hostcheck.checks")
     return CHECKS
+
+
+def _load_plugins(group: str) -> None:
+    from importlib.metadata import entry_points
+
+    for plugin in entry_points(group=group):
+        try:
+            plugin.load()
+        except Exception as problem:
+            raise HostcheckError(f"plug-in {plugin.name} ({plugin.value}) cannot be loaded: {problem}") from None
 
 
 def matches(id: str, pattern: str) -> bool:
@@ -173,8 +177,14 @@ def matches(id: str, pattern: str) -> bool:
     return fnmatchcase(id, pattern) or id.split(".", 1)[0] == pattern
 
 
-def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
+def select(
+    ids: Iterable[str], patterns: Iterable[str], *, noun: str = "check", listed: str = "hostcheck list"
+) -> set[str]:
     """Return the ids that any of the patterns matches, such as "gpu.*" or "memory.swap".
+
+    Args:
+        ids, patterns: what there is, and what is wanted of it.
+        noun, listed: what the ids are of, and which command shows all.
 
     Raises:
         HostcheckError: a pattern matches nothing; the nearest id is named.
@@ -184,7 +194,7 @@ def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
     for pattern in patterns:
         found = [id for id in known if matches(id, pattern)]
         if not found:
-            raise HostcheckError(f"no check matches {pattern!r}{suggest(pattern, known)} (hostcheck list shows all)")
+            raise HostcheckError(f"no {noun} matches {pattern!r}{suggest(pattern, known)} ({listed} shows all)")
         chosen.update(found)
     return chosen
 
@@ -350,9 +360,15 @@ def bench(
 
 
 def load_benches() -> dict[str, Bench]:
-    """Load our benchmarks. Their modules import what they measure with only inside of their functions."""
-    if not BENCHES:
-        load("hostcheck.microbench")
+    """Load our benchmarks and those of installed plug-ins (entry points of the group `hostcheck.microbench`).
+
+    Their modules import what they measure with only inside of their functions.
+
+    Raises:
+        HostcheckError: a plug-in cannot be imported.
+    """
+    load("hostcheck.microbench")
+    _load_plugins("hostcheck.microbench")
     return BENCHES
 
 

@@ -9,6 +9,17 @@ from hostcheck.model import Scalar
 
 SCHEMA = 1
 
+# What the driver lowers clocks for that no healthy, well cooled, well fed GPU shows.
+SLOWDOWNS = {
+    "hw_thermal_slowdown": "hardware thermal slowdown",
+    "hw_power_brake": "the hardware power brake (power supply or rack)",
+    "sw_thermal_slowdown": "software thermal slowdown",
+    "sync_boost": "sync boost with another GPU",
+}
+
+# Error counters of which a single one counts.
+PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
+
 
 class Level(IntEnum):
     """How much is measured: a whole host in under a minute, in five, in an hour, and until told to stop."""
@@ -47,6 +58,7 @@ class Conditions:
         errors: error counters that grew meanwhile, such as "ecc.dram.corrected" or "pcie.replays", by how much.
         others: what else ran on the device, such as "python (pid 4711)".
         joules: energy taken by the device during the samples.
+        seconds: how long it was watched; nanoseconds of slowdown are of these.
     """
 
     sm_mhz: float | None = None
@@ -59,6 +71,13 @@ class Conditions:
     errors: dict[str, int] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     joules: float | None = None
+    seconds: float | None = None
+
+    def share(self, reason: str) -> float:
+        """Return for which share of the watched time a reason held the clocks down."""
+        if not self.seconds:
+            return 0.0
+        return min(1.0, self.throttled_ns.get(reason, 0) / 1e9 / self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +146,14 @@ class Measurement:
     alone: bool = False
     seconds: float = 0.0
 
+    @property
+    def joules_per_tflop(self) -> float | None:
+        """Energy of 10^12 operations, where the benchmark counted them and the device its energy."""
+        flops = self.details.get("flops")
+        if self.conditions.joules is None or not isinstance(flops, int | float) or flops <= 0:
+            return None
+        return self.conditions.joules / flops * 1e12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
@@ -134,12 +161,15 @@ class Missing:
 
     Attributes:
         why: one line, with what to do.
+        applies: whether a number was to be had at all; not, where the GPU has no such units, or a package that nobody
+            asked for is not installed.
         bug: it is ours: an exception that no user can cause, and its traceback.
     """
 
     bench: str
     subject: str
     why: str
+    applies: bool = True
     bug: str = ""
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import click
 
-from hostcheck.audit import probes_of, shipped_layers
+from hostcheck.audit import shipped_layers
 from hostcheck.cli.options import CheckId
 from hostcheck.errors import HostcheckError
-from hostcheck.expect import Key, shipped_names, suggest
+from hostcheck.expect import Key, key_of, shipped_names, suggest
 from hostcheck.registry import Check, load_checks
-from hostcheck.snapshot.probes import CommandProbe, Probe
+from hostcheck.snapshot.probes import CommandProbe, Probe, is_given
 
 _SHOWN = 3
 
@@ -46,7 +46,8 @@ def explain(check: Check) -> list[str]:
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
     if check.keys:
         lines += ["Expects", *(f"  {line}" for key in check.keys for line in _values(key)), ""]
-    lines += ["Reads", *(f"  {probe.id:20} {_reads(probe, check.id)}" for probe in probes_of([check]))]
+    probes = {probe.id: probe for probe in check.probes()}
+    lines += ["Reads", *(f"  {id:20} {_reads(probes[id], check.id)}" for id in sorted(probes))]
     if check.rows:
         lines += [
             "",
@@ -63,10 +64,12 @@ def _values(key: Key) -> Iterator[str]:
     said = False
     for role in shipped_names("role"):
         for layer in shipped_layers(role.split("/", 1)[1], gpus=True):
-            if key.name in layer.values and (layer.name.startswith("role/") or role == shipped_names("role")[0]):
-                matcher, source = layer.values[key.name]
-                said = True
-                yield f"{key.name}: {matcher.words(key.unit)}  [{layer.name}: {source}]"
+            if not layer.name.startswith("role/") and role != shipped_names("role")[0]:
+                continue
+            for name, (matcher, source) in layer.values.items():
+                if key_of(name) == key.name:
+                    said = True
+                    yield f"{name}: {matcher.words(key.unit)}  [{layer.name}: {source}]"
     if not said:
         yield f"{key.name}: nothing by itself; set it in a site file, a checklist or with --set"
 
@@ -74,6 +77,8 @@ def _values(key: Key) -> Iterator[str]:
 def _reads(probe: Probe, id: str) -> str:
     """Say what a probe reads; of many paths those first that share a word with the check's name."""
     if isinstance(probe, CommandProbe):
+        if is_given(probe):
+            return "what hostcheck bench measured"
         return " ".join(probe.argv) or f"python -m {probe.local_module}"
     words = id.partition(".")[2].split("-")
     paths = sorted(probe.paths, key=lambda path: not any(word in path.rpartition("/")[2] for word in words))

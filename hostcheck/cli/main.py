@@ -15,6 +15,7 @@ from hostcheck.errors import HostcheckError
 COMMANDS = {
     "audit": "Judge this host, others over SSH, or a saved snapshot, against the checklist.",
     "fleet": "Show what a fleet answered, from its run directory.",
+    "bench": "Measure this host, and hold each number against its physical limit.",
     "collect": "Take a snapshot of this host, to be judged later or elsewhere.",
     "list": "List the checks.",
     "explain": "Explain one check: what it reads, what it expects, and why.",

@@ -64,7 +64,8 @@ class CommandProbe:
     """One command with its own limits, no standard input, and LC_ALL=C.
 
     Attributes:
-        argv: the command; its first word is looked up on PATH and in the usual system folders.
+        argv: the command; its first word is looked up on PATH and in the usual system folders. Without one, and without
+            a module, nothing is run: a command of hostcheck's own puts the answer into the snapshot.
         twice: run again after the first run, for counters that only a command shows.
         guard: left out where it does not hold.
         local_module: run this Python module of ours in its place; only where hostcheck itself runs on the host.
@@ -80,6 +81,12 @@ class CommandProbe:
 
 
 Probe: TypeAlias = FileProbe | ListProbe | CommandProbe
+
+
+def is_given(probe: Probe) -> bool:
+    """Whether the answer is put into the snapshot, as measurements are, so that no producer can ask for it."""
+    return isinstance(probe, CommandProbe) and not probe.argv and not probe.local_module
+
 
 _GPUS_POWER = "/sys/bus/pci/drivers/nvidia/*/power/runtime_status"
 

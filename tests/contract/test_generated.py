@@ -21,7 +21,8 @@ def generated() -> dict[Path, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["hostcheck/run.schema.json", "hostcheck/proven.toml", "docs/checks.md", "docs/commands.md"]
+    "name",
+    ["hostcheck/run.schema.json", "hostcheck/proven.toml", "docs/benchmarks.md", "docs/checks.md", "docs/commands.md"],
 )
 def test_it_is_as_the_code_has_it(name: str) -> None:
     assert (ROOT / name).read_text("utf-8") == generated()[ROOT / name], "run `make docs`"

@@ -54,7 +54,7 @@ def test_the_engine_names_no_content(path: Path) -> None:
     if path == ROOT / "hostcheck/model.py":
         assert not {name for name in imports(path) if name.startswith("hostcheck")}
     if "facts" in path.parts:
-        words = ("errors", "facts", "snapshot.probes", "snapshot.reading", "versions")
+        words = ("bench.model", "errors", "facts", "snapshot.probes", "snapshot.reading", "versions")
         allowed = tuple(f"hostcheck.{name}" for name in words)
         assert all(name.startswith(allowed) for name in imports(path) if name.startswith("hostcheck"))
 
@@ -86,6 +86,7 @@ def test_an_audit_loads_only_what_it_shows() -> None:
 
 def test_child_processes_are_started_only_where_they_belong() -> None:
     allowed = {
+        "hostcheck/bench/parent.py",
         "hostcheck/snapshot/local.py",
         "hostcheck/transport/child.py",
         "hostcheck/transport/local.py",

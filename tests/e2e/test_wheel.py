@@ -32,7 +32,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def tree() -> set[str]:
-    kept = {".py", ".toml", ".json", ".j2", ".sh", ".typed", ".yml", ".md"}
+    kept = {".py", ".toml", ".json", ".j2", ".sh", ".typed", ".yml", ".md", ".c", ".cu", ".cuh"}
     found = set()
     for folder, inside in {"hostcheck": "hostcheck", **FOLDERS}.items():
         for path in (ROOT / folder).rglob("*"):

@@ -1,0 +1,407 @@
+"""What was measured, held against floors and against equals. Without measurements, these checks take no part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hostcheck.bench.model import PROVING, SLOWDOWNS, Measurement, Session
+from hostcheck.errors import NotApplicable
+from hostcheck.expect import Expect, ExpectationMissing, Key
+from hostcheck.facts.bench import JUDGES, SESSION, about, lower_is_better, traits
+from hostcheck.model import Actor, Expected, Finding, Severity, Status
+from hostcheck.registry import check
+
+MEMORY = Key("bench.memory", float, unit="%", high=100, cases=True)
+CACHE = Key("bench.cache", float, unit="GB/s", cases=True)
+COPIES = Key("bench.copies", float, unit="%", high=100, cases=True)
+PEERS = Key("bench.peers", float, unit="%", high=100, cases=True)
+LAUNCH = Key("bench.launch", float, unit="us", cases=True)
+TENSOR = Key("bench.tensor-cores", float, unit="%", high=100, cases=True)
+MATRIX = Key("bench.matrix", float, unit="%", high=100, cases=True)
+COLLECTIVES = Key("bench.collectives", float, unit="%", high=100, cases=True)
+OVERLAP = Key("bench.overlap", float, unit="%", high=100, cases=True)
+HOST_MEMORY = Key("bench.host-memory", float, unit="GB/s", cases=True)
+JITTER = Key("bench.jitter", float, unit="us", cases=True)
+STORAGE = Key("bench.storage", float, unit="GB/s", cases=True)
+OTHER = Key("bench.other", float, cases=True)
+ALIKE = Key("bench.alike", float, unit="%", high=100, cases=True)
+SLOWDOWN = Key("bench.slowdown", float, unit="%", high=100)
+ERRORS = Key("bench.errors", int, cases=True)
+
+_LOOK = (
+    "# Nothing on the host is wrong for certain. Look for a cause, then measure again:\n"
+    "hostcheck audit --only gpu --only pci --only nvlink --only cpu"
+)
+_FEWEST = 2
+
+
+@check(SESSION, id="bench.memory", severity=Severity.HIGH, keys=[MEMORY],
+       rows=["cuda-memory-hierarchy", "pat-ch07", "arch-weakest-link", "prof-roofline"],
+       references=["S. Bekman, Machine Learning Engineering; Azure AI benchmarking guide"])  # fmt: skip
+def memory(session: Session, expect: Expect) -> Iterator[Finding]:
+    """GPU memory delivers its bandwidth.
+
+    Most kernels of training and inference wait for memory. Healthy parts reach 83 to 95 % of the datasheet with a
+    triad. Less points to a memory clock below its maximum, to another process, to heat, or to a part that is failing.
+    """
+    yield from _judged(session, MEMORY, expect)
+
+
+@check(SESSION, id="bench.cache", severity=Severity.MEDIUM, keys=[CACHE], rows=["cuda-memory-hierarchy"])
+def cache(session: Session, expect: Expect) -> Iterator[Finding]:
+    """The L2 cache of each GPU delivers its bandwidth.
+
+    No vendor publishes a figure: without a floor of the site's own, GPUs are compared with each other (bench.alike).
+    """
+    yield from _judged(session, CACHE, expect)
+
+
+@check(SESSION, id="bench.copies", severity=Severity.HIGH, keys=[COPIES],
+       rows=["cuda-fewer-transfers", "pat-ch08", "chip-direct-access", "cuda-overlap"])  # fmt: skip
+def copies(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Copies between host and GPU reach what the link can carry.
+
+    With pinned memory on the right NUMA node a copy engine reaches 81 to 88 % of the raw rate of the negotiated link.
+    Less points to a link that trained down, to a relay of the IOMMU or of ACS, or to memory of another node.
+    """
+    yield from _judged(session, COPIES, expect)
+
+
+@check(SESSION, id="bench.peers", severity=Severity.HIGH, keys=[PEERS],
+       rows=["scale-nvlink-bandwidth", "scale-all-to-all"])  # fmt: skip
+def peers(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Every GPU reaches every other one at the speed of their link.
+
+    One slow pair holds up every collective of the host. NVLink copies reach 86 to 92 % of the raw rate.
+    """
+    yield from _judged(session, PEERS, expect)
+
+
+@check(SESSION, id="bench.launch", severity=Severity.LOW, keys=[LAUNCH],
+       rows=["cuda-graphs", "sched-fuse-kernels", "pat-ch10-12", "cuda-repeatable-timing"])  # fmt: skip
+def launch(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Kernels start as fast as on hosts of the same kind.
+
+    The CPU's clock and sleep states, the IOMMU and virtualisation decide. No public figure holds for all hosts: without
+    a floor of the site's own, GPUs are compared with each other (bench.alike).
+    """
+    yield from _judged(session, LAUNCH, expect)
+
+
+@check(SESSION, id="bench.tensor-cores", severity=Severity.HIGH, keys=[TENSOR],
+       rows=["prec-tensorcore-tmem", "prof-roofline"])  # fmt: skip
+def tensor_cores(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Tensor cores compute at the rate that their clock allows.
+
+    Measured without memory traffic and held against multiprocessors x clock x operations at the clock of that moment,
+    so that power and heat play no part: what is missing here is missing in the chip.
+    """
+    yield from _judged(session, TENSOR, expect)
+
+
+@check(SESSION, id="bench.multiprocessors", severity=Severity.CRITICAL, rows=["bench-validate", "prof-roofline"])
+def multiprocessors(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Each multiprocessor of each GPU computes the same result, in the same time.
+
+    One that computes wrongly corrupts training without a trace in any log; no ECC sees it.
+    """
+    part = about(session, *JUDGES["bench.multiprocessors"])
+    for measured in part.measurements:
+        wrong, slow = (str(measured.details.get(word) or "") for word in ("wrong_sms", "slow_sms"))
+        if wrong or slow:
+            found = ((f"computes wrongly: {wrong}", wrong), (f"is slow: {slow}", slow))
+            what = "; ".join(words for words, there in found if there)
+            yield Finding(
+                status=Status.FAIL,
+                subject=measured.subject,
+                summary=f"{_name(measured)}: {what}",
+                observed=wrong or slow,
+                severity=None if wrong else Severity.MEDIUM,
+                fix="# Drain the host and run the vendor's field diagnostics on this GPU.",
+                actor=Actor.REPLACE if wrong else Actor.OPERATOR,
+                source="hostcheck bench",
+                expected=Expected(text="the same of each", key="", layer="host", source="the other multiprocessors"),
+            )
+        elif measured.invalid:
+            yield _unknown(measured)
+        else:
+            yield _passed(measured, f"{_name(measured)}: all multiprocessors agree")
+    yield from _missing(part)
+    _something(part, JUDGES["bench.multiprocessors"])
+
+
+@check(SESSION, id="bench.matrix", severity=Severity.HIGH, keys=[MATRIX],
+       rows=["prec-fp8-fp4", "cuda-scalability", "pat-ch09", "arch-goodput", "x-micro-gemm"])  # fmt: skip
+def matrix(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Matrix products of the libraries reach the usual share of the datasheet.
+
+    This is what training can reach at most. SXM parts reach 73 to 87 % in BF16 and 71 to 78 % in FP8: power decides.
+    Less points to a power cap, to heat, to clocks that somebody set, or to a library that chose a poor kernel.
+    """
+    yield from _judged(session, MATRIX, expect)
+
+
+@check(SESSION, id="bench.collectives", severity=Severity.HIGH, keys=[COLLECTIVES],
+       rows=["net-allreduce-topology", "prof-collectives", "pat-profile-small-first", "arch-cluster-size",
+             "pat-nccl-debug", "x-net-transport-used", "x-micro-nccl", "x-micro-nccl-stability"])  # fmt: skip
+def collectives(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Collective operations reach the bandwidth of their algorithm and transport.
+
+    Where they do not, the transport is usually not the one that was meant, and each step of training waits for it. A
+    floor holds for a GPU model, a number of GPUs, a transport and a message size; an in-switch reduction (NVLS) shows
+    more than the link carries, a ring less.
+    """
+    yield from _judged(session, COLLECTIVES, expect)
+    for subject, why in dict.fromkeys(
+        (measured.subject, str(measured.details["fallback"]))
+        for measured in about(session, *JUDGES["bench.collectives"]).measurements
+        if measured.details.get("fallback")
+    ):
+        yield Finding(
+            status=Status.FAIL,
+            subject=subject,
+            summary=why,
+            fix="env | grep NCCL_  # and of the job: nothing there should turn off what the hardware has",
+            actor=Actor.OPERATOR,
+            source="NCCL's own log",
+            expected=Expected(text="from GPU to GPU", key="", layer="host", source="the GPUs have NVLink"),
+        )
+
+
+@check(SESSION, id="bench.overlap", severity=Severity.MEDIUM, keys=[OVERLAP],
+       rows=["cuda-overlap", "mind-stage-overlap", "io-overlap-transfer"])  # fmt: skip
+def overlap(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Copies hide behind computation.
+
+    Where they do not, each batch waits for its input: pageable memory, one stream for all, or a copy engine that is
+    taken.
+    """
+    yield from _judged(session, OVERLAP, expect)
+
+
+@check(SESSION, id="bench.host-memory", severity=Severity.MEDIUM, keys=[HOST_MEMORY],
+       rows=["arch-weakest-link", "x-micro-numa-bw"])  # fmt: skip
+def host_memory(session: Session, expect: Expect) -> Iterator[Finding]:
+    """The memory of each NUMA node delivers its bandwidth.
+
+    An empty or failed channel shows as a node far below the others (bench.alike).
+    """
+    yield from _judged(session, HOST_MEMORY, expect)
+
+
+@check(SESSION, id="bench.jitter", severity=Severity.LOW, keys=[JITTER], rows=["x-k8s-jitter"])
+def jitter(session: Session, expect: Expect) -> Iterator[Finding]:
+    """A pinned loop on the CPU is seldom held up for long.
+
+    One process that is held up holds up the collective of all. Interrupts, other processes and firmware do it.
+    """
+    yield from _judged(session, JITTER, expect)
+
+
+@check(SESSION, id="bench.storage", severity=Severity.MEDIUM, keys=[STORAGE],
+       rows=["io-storage-bandwidth", "io-gds-bandwidth", "x-micro-storage"])  # fmt: skip
+def storage(session: Session, expect: Expect) -> Iterator[Finding]:
+    """The storage that was named delivers the rate that its site expects.
+
+    Only the site knows what its storage should do: set bench.storage in a site file or a checklist.
+    """
+    yield from _judged(session, STORAGE, expect)
+
+
+@check(SESSION, id="bench.other", severity=Severity.MEDIUM, keys=[OTHER])
+def other(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Each further benchmark reaches the floor that its site set.
+
+    We know of none for benchmarks of plug-ins: set "bench.other[NAME]" in a site file or a checklist, in the unit of
+    the benchmark.
+    """
+    known = [pattern for patterns in JUDGES.values() for pattern in patterns]
+    taken = {measured.bench for measured in about(session, *known).measurements}
+    taken |= {missing.bench for missing in about(session, *known).missing}
+    every = {measured.bench for measured in session.measurements} | {missing.bench for missing in session.missing}
+    part = about(session, *(every - taken))
+    yield from _held_against(session, part, OTHER, expect)
+    if every <= taken:
+        raise NotApplicable("there are no others")
+
+
+@check(SESSION, id="bench.alike", severity=Severity.MEDIUM, keys=[ALIKE],
+       rows=["arch-weakest-link", "scale-all-to-all"])  # fmt: skip
+def alike(session: Session, expect: Expect) -> Iterator[Finding]:
+    """Equal parts of one host measure alike.
+
+    The slowest GPU sets the pace of all. What is several per cent below its equals under the same load has another
+    clock, temperature, link or memory than they have.
+    """
+    # An audit without measurements does without it.
+    from statistics import median
+
+    groups: dict[tuple[object, ...], list[Measurement]] = {}
+    for measured in session.measurements:
+        if not measured.invalid and measured.value:
+            groups.setdefault(_kind(session, measured), []).append(measured)
+    compared = [group for group in groups.values() if len(group) >= _FEWEST]
+    if not compared:
+        raise NotApplicable("nothing was measured on two equal parts")
+    for group in compared:
+        middle = median(measured.value or 0.0 for measured in group)
+        for measured in group:
+            value = measured.value or 0.0
+            worse = value - middle if lower_is_better(measured.unit) else middle - value
+            off = max(0.0, round(100 * worse / middle, 1))
+            expectation = expect.of(traits(session, measured))(ALIKE, *_cases(measured))
+            side = "above" if lower_is_better(measured.unit) else "below"
+            yield expectation.judge(
+                off,
+                subject=measured.subject,
+                say=f"{_value(measured)}, {off:g} % {side} the median of {len(group)} equals ({_number(middle)})",
+                fix=_LOOK,
+                source="hostcheck bench",
+            )
+
+
+@check(SESSION, id="bench.slowdown", severity=Severity.HIGH, keys=[SLOWDOWN], rows=["arch-cooling-power"])
+def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
+    """No heat and no power supply slowed a GPU down while it was measured.
+
+    A job on a GPU that is slowed holds up all others of its collective. Airflow, a fan, a heat sink or a power supply
+    that is too weak does it. A software power cap under a tensor load is no slowdown of this kind, but normal.
+    """
+    worst: dict[str, tuple[float, str, str]] = {}
+    for measured in session.measurements:
+        if measured.conditions.seconds and measured.subject in session.devices:
+            for reason, words in SLOWDOWNS.items():
+                part = measured.conditions.share(reason)
+                worst[measured.subject] = max(worst.get(measured.subject, (0.0, "", "")), (part, words, measured.bench))
+    if not worst:
+        raise NotApplicable("nothing was measured on one GPU alone")
+    for subject, (part, words, bench) in worst.items():
+        percent = round(100 * part, 1)
+        yield expect(SLOWDOWN).judge(
+            percent,
+            subject=subject,
+            say=f"{words} for {percent:g} % of the time of {bench}" if part else "no slowdown by heat or power supply",
+            fix="# Look at airflow, fans, inlet temperature and power supplies.\n"
+            "nvidia-smi -q -d PERFORMANCE,TEMPERATURE",
+            source="NVML, while hostcheck bench ran",
+        )
+
+
+@check(SESSION, id="bench.errors", severity=Severity.CRITICAL, keys=[ERRORS], rows=["bench-validate"])
+def errors(session: Session, expect: Expect) -> Iterator[Finding]:
+    """No error was counted while the GPUs were measured.
+
+    Errors that show under load are those that end jobs: uncorrectable memory errors, rows that were remapped, links of
+    NVLink and PCIe that repeat what they sent.
+    """
+    grew: dict[str, dict[str, int]] = {}
+    for measured in session.measurements:
+        for name, more in measured.conditions.errors.items():
+            if name in PROVING or name.startswith(("nvlink.", "pcie.")):
+                own = grew.setdefault(measured.subject, {})
+                own[name] = own.get(name, 0) + more
+    watched = [m.subject for m in session.measurements if m.subject in session.devices and m.conditions.seconds]
+    if not watched and not grew:
+        raise NotApplicable("no GPU was watched")
+    for subject in dict.fromkeys((*watched, *grew)):
+        if not grew.get(subject):
+            yield Finding(status=Status.PASS, subject=subject, summary="no error was counted", observed=0)
+        for name, more in grew.get(subject, {}).items():
+            yield expect(ERRORS, name).judge(
+                more,
+                subject=subject,
+                say=f"{name} grew by {more} while it was measured",
+                fix="# Drain the host, then let the audit tell what to reset or to replace.\n"
+                "hostcheck audit --only gpu --only nvlink --only pci",
+                source="NVML, before and after each benchmark",
+            )
+
+
+def _judged(session: Session, key: Key, expect: Expect) -> Iterator[Finding]:
+    """Hold each number of a check's benchmarks against its floor."""
+    part = about(session, *JUDGES[key.name])
+    yield from _held_against(session, part, key, expect)
+    _something(part, JUDGES[key.name])
+
+
+def _held_against(session: Session, part: Session, key: Key, expect: Expect) -> Iterator[Finding]:
+    for measured in part.measurements:
+        if measured.invalid or measured.value is None:
+            yield _unknown(measured)
+        else:
+            yield _held(session, measured, measured.value, key, expect)
+    yield from _missing(part)
+
+
+def _held(session: Session, measured: Measurement, observed: float, key: Key, expect: Expect) -> Finding:
+    if key.unit == "%":
+        if not measured.limit:
+            return _idle(measured, "its physical limit is not known")
+        observed = round(100 * observed / measured.limit, 1)
+    elif key.unit not in ("", measured.unit):
+        return _idle(measured, f"no floor is in {measured.unit}")
+    try:
+        expectation = expect.of(traits(session, measured))(key, *_cases(measured))
+    except ExpectationMissing as missing:
+        return _idle(measured, f"no floor is known (set {missing.key!r})")
+    return expectation.judge(
+        observed, subject=measured.subject, say=_value(measured), fix=_LOOK, source="hostcheck bench"
+    )
+
+
+def _cases(measured: Measurement) -> tuple[str, ...]:
+    """Return what layers may call a measurement, the most telling first."""
+    own = (f"{measured.bench} {measured.case}",) if measured.case else ()
+    return (*own, measured.bench, measured.bench.partition(".")[0])
+
+
+def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
+    """Return what two measurements must have in common to be equals."""
+    settings = tuple(sorted((name, str(value)) for name, value in measured.settings.items()))
+    model = tuple(sorted(traits(session, measured).items()))
+    shape = "".join(letter for letter in measured.subject if not letter.isdigit())
+    return (measured.bench, measured.case, measured.unit, measured.alone, settings, model, shape)
+
+
+def _missing(part: Session) -> Iterator[Finding]:
+    """Yield one finding for each reason for which a subject has no number; the same words for all benchmarks."""
+    reasons: dict[tuple[str, str, Status], list[str]] = {}
+    for missing in part.missing:
+        status = Status.ERROR if missing.bug else Status.UNKNOWN if missing.applies else Status.NOT_APPLICABLE
+        reasons.setdefault((missing.subject, missing.why, status), []).append(missing.bench)
+    for (subject, why, status), benches in reasons.items():
+        yield Finding(status=status, subject=subject, summary=why, source=f"hostcheck bench {' '.join(benches)}")
+
+
+def _something(part: Session, patterns: tuple[str, ...]) -> None:
+    if not part.measurements and not part.missing:
+        raise NotApplicable(f"not measured: hostcheck bench {' '.join(repr(pattern) for pattern in patterns)}")
+
+
+def _unknown(measured: Measurement) -> Finding:
+    why = measured.invalid or "there is no number"
+    return Finding(status=Status.UNKNOWN, subject=measured.subject, summary=f"{_name(measured)}: {why}")
+
+
+def _idle(measured: Measurement, why: str) -> Finding:
+    return Finding(status=Status.NOT_APPLICABLE, subject=measured.subject, summary=f"{_value(measured)}; {why}")
+
+
+def _passed(measured: Measurement, line: str) -> Finding:
+    return Finding(status=Status.PASS, subject=measured.subject, summary=line, observed=measured.value)
+
+
+def _name(measured: Measurement) -> str:
+    return f"{measured.bench} {measured.case}".strip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _value(measured: Measurement) -> str:
+    line = f"{_name(measured)}: {_number(measured.value or 0.0)} {measured.unit}"
+    if measured.limit and measured.value is not None and not lower_is_better(measured.unit):
+        source = f", {measured.limit_source}" if measured.limit_source else ""
+        line += f" ({measured.value / measured.limit:.1%} of {_number(measured.limit)}{source})"
+    return line

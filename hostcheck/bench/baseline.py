@@ -1,0 +1,231 @@
+"""Baselines: what a host or its like measured before, and whether what is measured now is worse by more than noise.
+
+A baseline is the session of another day or host, as JSON. Only what was measured in the same way is compared: the same
+benchmark, case and settings on the same model of GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from hostcheck.bench.model import Measurement, Session
+from hostcheck.bench.validity import variation
+from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.expect import Key
+from hostcheck.facts.bench import judge_of, lower_is_better, read_session
+from hostcheck.render.fold import fold_line
+
+TOLERANCE = 3.0
+"""Per cent that a number may be worse than its baseline."""
+_TIMES = 10.0
+"""So many times the tolerance holds for times: the state of the CPU decides them, and differs from run to run."""
+_NOISE = 2.0
+"""So many standard errors of both medians are noise."""
+_MARGIN = 0.95
+"""Share of the lowest number that becomes a floor: 5 % below, the rule of SuperBench."""
+_MARGIN_TIMES = 1.3
+"""The same for the longest time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One number beside its baseline.
+
+    Attributes:
+        name: benchmark and case.
+        change: per cent, below 0 where it is worse.
+        noise: per cent that the scatter of the samples explains.
+        worse: by more than tolerance and noise.
+    """
+
+    name: str
+    subject: str
+    unit: str
+    before: float
+    now: float
+    change: float
+    noise: float
+    worse: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All numbers beside their baselines, and what could not be compared, one line each."""
+
+    compared: tuple[Compared, ...]
+    apart: tuple[str, ...]
+    versions: tuple[str, ...] = ()
+
+
+def read(path: Path) -> Session:
+    """Read a baseline, or the measurements of a snapshot.
+
+    Raises:
+        HostcheckError: the file cannot be read, or is neither.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise HostcheckError(f"{path}: {problem.strerror}") from None
+    try:
+        if content[:1] == b"{":
+            return read_session(content)
+        from hostcheck.facts.bench import parse_results
+        from hostcheck.snapshot.archive import read_archive
+
+        return parse_results(read_archive(path).reading("bench.results"))
+    except Unavailable as problem:
+        raise HostcheckError(f"{path}: {problem}") from None
+
+
+def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) -> Comparison:
+    """Hold measurements against a baseline.
+
+    Args:
+        baseline, now: the two sessions.
+        tolerance: per cent; ten times that for times.
+    """
+    known = {_key(measured): measured for measured in baseline.measurements}
+    compared: list[Compared] = []
+    apart: list[str] = []
+    for measured in now.measurements:
+        before = known.pop(_key(measured), None)
+        where = f"{_name(measured)} on {measured.subject}"
+        if before is None:
+            apart.append(f"{where}: not in the baseline")
+        elif why := _differs(baseline, now, before, measured):
+            apart.append(f"{where}: {why}")
+        else:
+            compared.append(_compared(before, measured, tolerance))
+    missing = {(entry.bench, entry.subject): entry.why for entry in now.missing}
+    for bench, case, subject, _ in known:
+        why = missing.get((bench, subject), "not measured now")
+        apart.append(f"{f'{bench} {case}'.strip()} on {subject}: {why}")
+    return Comparison(compared=tuple(compared), apart=tuple(apart), versions=tuple(_versions(baseline, now)))
+
+
+def _key(measured: Measurement) -> tuple[str, str, str, bool]:
+    return measured.bench, measured.case, measured.subject, measured.alone
+
+
+def _name(measured: Measurement) -> str:
+    return f"{measured.bench} {measured.case}".strip()
+
+
+def _differs(baseline: Session, now: Session, before: Measurement, measured: Measurement) -> str:
+    """Say why two measurements cannot be compared; an empty string where they can."""
+    for what, each in (("the baseline", before), ("the new number", measured)):
+        if each.invalid or not each.value:
+            return f"{what} is invalid: {each.invalid or 'there is none'}"
+    models = [_model(session, each) for session, each in ((baseline, before), (now, measured))]
+    if models[0] != models[1]:
+        return f"another GPU: {models[0] or 'unknown'} then, {models[1] or 'unknown'} now"
+    if before.unit != measured.unit:
+        return f"another unit: {before.unit} then, {measured.unit} now"
+    changed = [
+        f"{name} {before.settings.get(name)!s} then, {measured.settings.get(name)!s} now"
+        for name in sorted({*before.settings, *measured.settings})
+        if before.settings.get(name) != measured.settings.get(name)
+    ]
+    return f"other settings: {'; '.join(changed)}" if changed else ""
+
+
+def _model(session: Session, measured: Measurement) -> str:
+    found = re.match(r"gpu\[?(\d+)", measured.subject)
+    return session.devices.get(f"gpu{found[1]}", {}).get("name", "") if found else ""
+
+
+def _compared(before: Measurement, measured: Measurement, tolerance: float) -> Compared:
+    assert before.value
+    assert measured.value
+    change = 100 * (measured.value / before.value - 1)
+    if lower_is_better(measured.unit):
+        change, tolerance = -change, tolerance * _TIMES
+    noise = 100 * _NOISE * math.hypot(_error(before.samples), _error(measured.samples))
+    return Compared(
+        name=_name(measured),
+        subject=measured.subject,
+        unit=measured.unit,
+        before=before.value,
+        now=measured.value,
+        change=round(change, 2),
+        noise=round(noise, 2),
+        worse=change < -tolerance and change < -noise,
+    )
+
+
+def _error(samples: Sequence[float]) -> float:
+    """Return the standard error of a median as a share of it; 0 where too few samples tell."""
+    spread = variation(samples)
+    return 0.0 if spread is None else 1.2533 * abs(spread) / math.sqrt(len(samples))
+
+
+def _versions(baseline: Session, now: Session) -> Iterator[str]:
+    """Say what else changed, to look at first where numbers did."""
+    for name in sorted({*baseline.versions, *now.versions}):
+        then, today = baseline.versions.get(name, "none"), now.versions.get(name, "none")
+        if then != today:
+            yield f"{name}: {then} then, {today} now"
+
+
+def floors(session: Session, keys: dict[str, Key]) -> str:
+    """Return a site layer (TOML) that expects what was measured, less a margin for what equal parts differ.
+
+    Args:
+        session: what was measured on a host that is known to be good.
+        keys: the expectation keys by name.
+
+    Raises:
+        HostcheckError: there is no valid number.
+    """
+    groups: dict[str, list[Measurement]] = {}
+    for measured in session.measurements:
+        id = judge_of(measured.bench)
+        if id in keys and not measured.invalid and measured.value:
+            groups.setdefault(f"{id}[{_name(measured)}]", []).append(measured)
+    lines = [
+        f"# Floors from hostcheck bench of {session.taken}, {session.level}. For --site, or /etc/hostcheck/site.toml."
+    ]
+    ids = sorted({told["pci_id"] for told in session.devices.values() if "pci_id" in told})
+    if ids:
+        lines += ["", "[match]", f"pci = {_toml(ids)}"]
+    found = 0
+    for name, group in groups.items():
+        key = keys[name.partition("[")[0]]
+        values = [_in(key, measured) for measured in group]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            continue
+        found += 1
+        lower = lower_is_better(group[0].unit)
+        value = max(known) * _MARGIN_TIMES if lower else min(known) * _MARGIN
+        word, margin = ("at_most", "plus 30 %") if lower else ("at_least", "less 5 %")
+        subjects = [measured.subject for measured in group]
+        middle = median(measured.value or 0.0 for measured in group)
+        source = (
+            f"hostcheck bench, {session.taken[:10]}: {middle:.5g} {group[0].unit} on {fold_line(subjects)}, {margin}"
+        )
+        lines += ["", f'[expect."{name}"]', f"{word} = {float(f'{value:.4g}')!r}", f"source = {_quoted(source)}"]
+    if not found:
+        raise HostcheckError("there is no valid number to make a floor of")
+    return "\n".join(lines) + "\n"
+
+
+def _in(key: Key, measured: Measurement) -> float | None:
+    """Return a value in the unit of the key that judges it; None where it has none there."""
+    if key.unit == "%":
+        return 100 * (measured.value or 0.0) / measured.limit if measured.limit else None
+    return measured.value if key.unit in ("", measured.unit) else None
+
+
+def _toml(values: Sequence[str]) -> str:
+    return "[" + ", ".join(_quoted(value) for value in values) + "]"
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in text) + '"'

@@ -1,0 +1,176 @@
+"""Collectives between hosts, all together or by pairs, as measurements and as verdicts on hosts and links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Lock
+
+import msgspec
+
+from hostcheck.bench.bus import sampled
+from hostcheck.bench.model import Conditions, Measurement, Missing
+from hostcheck.bench.pairwise import Pair, Pairing, Verdict, slow
+from hostcheck.bench.ranks import Found, Launch, Outcome, run
+from hostcheck.bench.validity import Ceilings, fault, statistic
+from hostcheck.fleet.targets import Target
+from hostcheck.render.fold import fold_line
+from hostcheck.transport.base import Transport
+
+AT_ONCE = 64
+"""Pairs that are measured at the same time, at most."""
+
+Make = Callable[[Target], Transport]
+
+
+@dataclass(kw_only=True)
+class Between:
+    """What came of a measurement between hosts.
+
+    Attributes:
+        devices, versions: of all ranks where all hosts measured together, and of torch and NCCL.
+        failed: pairs that failed, and why; empty where all hosts measured together.
+        verdict: what pairs prove; None where all hosts measured together.
+        absent: hosts that could not take part, and why.
+    """
+
+    measurements: list[Measurement] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    devices: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    failed: dict[Pair, str] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def note(self, found: Found, subject: str) -> Measurement:
+        """Take a result in, and return it as a measurement."""
+        made = measurement(found, subject)
+        self.measurements.append(made)
+        self.versions["torch"] = found.torch
+        if found.log.version:
+            self.versions["NCCL"] = found.log.version
+        return made
+
+
+def measurement(found: Found, subject: str) -> Measurement:
+    """Return what ranks of several hosts found as a measurement. The links between hosts have no limit that we know."""
+    told = sampled(msgspec.to_builtins(found), None)
+    samples = tuple(told.samples)
+    return Measurement(
+        bench=f"nccl.{found.operation}",
+        subject=subject,
+        unit=told.unit,
+        value=statistic(samples, told.statistic),
+        case=told.case,
+        statistic=told.statistic,
+        samples=samples,
+        settings={**told.settings, "hosts": len({name for name, _, _ in found.who})},
+        verified=told.verified,
+        invalid=fault(told, Conditions(), ceilings=Ceilings()),
+        details=told.details,
+        seconds=round(sum(found.seconds), 3),
+    )
+
+
+def together(targets: Sequence[Target], make: Make, launch: Launch) -> Between:
+    """Measure on all hosts at once."""
+    between = Between()
+    outcome = run(targets, make, launch)
+    subject = fold_line([target.name for target in targets])
+    for found in outcome.found:
+        between.note(found, subject)
+        between.devices = {f"rank{rank}": {"name": name} for rank, (_, _, name) in enumerate(found.who)}
+    named = launch.cases[0][0]
+    for host, why in outcome.failed.items():
+        between.missing.append(Missing(bench=f"nccl.{named}", subject=host, why=why))
+        if host in outcome.absent:
+            between.absent[host] = why
+    return between
+
+
+def by_pairs(
+    targets: Sequence[Target],
+    make: Make,
+    launch: Launch,
+    *,
+    floor: float | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Between:
+    """Measure pairs, then suspects with others, until it is clear which host or which link is at fault.
+
+    Args:
+        targets: the hosts.
+        make: gives the way to a host.
+        launch: what each pair measures; the first case decides.
+        floor: GB/s that a pair must reach; without it, pairs are held against their median.
+        tell: called with a line at each round.
+    """
+    between = Between()
+    by_name = {target.name: target for target in targets}
+    pairing = Pairing(list(by_name))
+    number = 0
+    while pairs := pairing.round():
+        number += 1
+        if tell is not None:
+            tell(f"round {number}: {len(pairs)} pairs of {len(by_name)} hosts")
+        outcomes = _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch)
+        _judge(between, pairing, outcomes, floor)
+    between.verdict = pairing.verdict()
+    return between
+
+
+def _judge(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome], floor: float | None) -> None:
+    known = [made.value for made in between.measurements if made.value is not None]
+    rates: dict[Pair, float] = {}
+    wrong: dict[Pair, str] = {}
+    for pair, outcome in outcomes.items():
+        for host in outcome.absent:
+            between.absent[host] = outcome.failed[host]
+        if outcome.absent:
+            continue
+        if outcome.failed:
+            wrong[pair] = "; ".join(f"{host}: {why}" for host, why in outcome.failed.items())
+            continue
+        made = [between.note(found, "+".join(pair)) for found in outcome.found]
+        rates[pair] = made[0].value or 0.0
+        if bad := [each.invalid for each in made if not each.verified]:
+            wrong[pair] = bad[0]
+    for pair, why in slow(rates, known, floor).items():
+        wrong.setdefault(pair, f"{rates[pair]:.3g} GB/s is {why}")
+    for host in between.absent:
+        pairing.leave(host)
+    for pair, outcome in outcomes.items():
+        if not outcome.absent:
+            pairing.record(pair, pair not in wrong)
+    between.failed |= wrong
+
+
+def _measure_pairs(pairs: Iterable[tuple[Target, Target]], make: Make, launch: Launch) -> dict[Pair, Outcome]:
+    """Measure pairs at the same time; on Ctrl-C, let all hosts go."""
+    opened: list[Transport] = []
+    lock = Lock()
+    ended = False
+
+    def kept(target: Target) -> Transport:
+        transport = make(target)
+        with lock:
+            opened.append(transport)
+        if ended:
+            transport.close()
+        return transport
+
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        begun = {(one.name, other.name): pool.submit(run, (one, other), kept, launch) for one, other in pairs}
+        return {pair: outcome.result() for pair, outcome in begun.items()}
+    except BaseException:
+        ended = True
+        with lock:
+            for transport in opened:
+                with suppress(Exception):
+                    transport.close()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

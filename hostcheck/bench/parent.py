@@ -1,0 +1,457 @@
+"""The parent of the children that measure: starts one for each GPU, orders, listens, and outlives all of them."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope
+from hostcheck.bench.validity import disturbed
+from hostcheck.bench.wire import LONGEST, Beside, Done, Event, Got, Lacking, Order, Plan, Ready
+from hostcheck.registry import Bench
+from hostcheck.render.fold import fold_line
+
+_START = 60.0
+"""Seconds until a child must be up; a GPU without persistence takes 3 of them."""
+_GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
+"""Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
+_GOING = 2.0
+"""Seconds that a killed child gets to go away before it is left behind."""
+_DEATHS = 2
+"""After so many deaths of its process a GPU is left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One benchmark, what it may take on each device, and whether GPUs take turns."""
+
+    bench: Bench
+    seconds: float
+    alone: bool = False
+
+    def turns(self, gpus: int) -> int:
+        """Return how often it takes its time on a host with so many GPUs."""
+        return gpus if self.alone and self.bench.scope is Scope.GPU else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What runs, and what is left.
+
+    Attributes:
+        bench: id of the benchmark.
+        subjects: on what it runs.
+        step, steps: it is this one of so many.
+        left: seconds until all is done, as planned.
+        got: what was measured this moment; None where a benchmark begins.
+    """
+
+    bench: str
+    subjects: str
+    step: int
+    steps: int
+    left: float
+    got: Measurement | None = None
+
+
+@dataclass(kw_only=True)
+class Harvest:
+    """What came back.
+
+    Attributes:
+        told: of each subject, what its child said of it.
+        interrupted: Ctrl-C ended it early.
+        first: seconds from the start to the first measurement.
+    """
+
+    measurements: list[Measurement] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    told: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    first: float | None = None
+
+
+class _Child:
+    """A child process, and our ends of its pipes."""
+
+    def __init__(self, plan: Plan, environment: Mapping[str, str], launcher: Sequence[str]) -> None:
+        self.plan = plan
+        self.ready: Ready | None = None
+        self.working = False
+        self.mute = False
+        self.deadline = 0.0
+        self._buffer = b""
+        self._decoder = msgspec.json.Decoder(Event)
+        self._log = os.memfd_create("bench")
+        self.fd, theirs = os.pipe()
+        os.set_blocking(self.fd, False)
+        try:
+            self.process = subprocess.Popen(
+                [*launcher, str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                env={**environment},
+                pass_fds=(theirs,),
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(self.fd)
+            os.close(self._log)
+            raise
+        finally:
+            os.close(theirs)
+        self._send(plan)
+
+    def _send(self, what: Plan | Order) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(msgspec.json.encode(what) + b"\n")
+            self.process.stdin.flush()
+
+    def order(self, order: Order, deadline: float) -> None:
+        """Let it run a benchmark."""
+        self.working, self.deadline = True, deadline
+        self._send(order)
+
+    def events(self) -> list[Event]:
+        """Return what it has said since; it is mute once it can say no more, or says what is no event."""
+        while not self.mute:
+            try:
+                piece = os.read(self.fd, 1 << 16)
+            except BlockingIOError:
+                break
+            self._buffer += piece
+            self.mute = not piece or len(self._buffer) > LONGEST
+        *lines, self._buffer = self._buffer.split(b"\n")
+        found: list[Event] = []
+        for line in lines:
+            try:
+                found.append(self._decoder.decode(line))
+            except msgspec.MsgspecError:
+                self.mute = True
+                break
+        return found
+
+    def end(self, seconds: float) -> bool:
+        """Let it go, and kill it if it does not; return whether it is gone."""
+        with suppress(OSError):
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.kill() if self.process.returncode is None else True
+
+    def kill(self) -> bool:
+        """Kill it and what it started; return whether it is gone."""
+        with suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GOING)
+        if self.process.returncode is not None:
+            return True
+        # Without a return code, Popen would warn about it and try to reap it at exit.
+        self.process.returncode = -signal.SIGKILL
+        return False
+
+    def how(self) -> str:
+        """Say how it ended, with the last that it or a library wrote."""
+        code = self.process.returncode
+        words = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
+        size = os.fstat(self._log).st_size
+        tail = os.pread(self._log, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+        lines = [line.strip() for line in tail.splitlines() if line.strip()]
+        return f"{words}: {lines[-1][:200]}" if lines else words
+
+    def close(self) -> None:
+        """Give back the descriptors."""
+        with suppress(OSError):
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        os.close(self.fd)
+        os.close(self._log)
+
+
+class Parent:
+    """Runs benchmarks on GPUs and on the host.
+
+    Args:
+        gpus: those that take part.
+        level, options: as the user set them.
+        tell: called with each progress.
+        grace: seconds over the plan after which a child is killed; by default, by what it has to load.
+        launcher: what starts a child; the descriptor's number is added.
+    """
+
+    def __init__(
+        self,
+        gpus: Sequence[BenchGpu],
+        *,
+        level: Level,
+        options: Mapping[str, str] | None = None,
+        tell: Callable[[Progress], None] | None = None,
+        grace: float | None = None,
+        launcher: Sequence[str] = (sys.executable, "-P", "-m", "hostcheck.bench.child"),
+    ) -> None:
+        self._gpus = tuple(gpus)
+        self._level = level
+        self._options = dict(options or {})
+        self._tell = tell
+        self._grace = grace
+        self._launcher = launcher
+        self._children: dict[str, _Child] = {}
+        self._deaths: dict[str, int] = {}
+        # GPUs that turned out to be in use, or that no process survives on: the others do without them.
+        self._out: set[str] = set()
+        self._beside: list[Beside] = []
+        self._begun = time.monotonic()
+        self._step, self._steps, self._left = 0, 0, 0.0
+        self.harvest = Harvest()
+
+    def run(self, steps: Sequence[Step]) -> Harvest:
+        """Run benchmarks, those of one kind of child after the other, and return what came of it.
+
+        After Ctrl-C, it is what had come by then, and each benchmark that had not ended is missing.
+        """
+        self._steps, self._left = len(steps), sum(self._cost(step) for step in steps)
+        left = list(steps)
+        try:
+            for kind in dict.fromkeys((step.bench.scope, step.bench.backend) for step in steps):
+                if kind[0] in (Scope.GPUS, Scope.RANKS):
+                    self._gpus = tuple(gpu for gpu in self._gpus if gpu.subject not in self._out)
+                try:
+                    for step in [step for step in steps if (step.bench.scope, step.bench.backend) == kind]:
+                        self._run(step)
+                        left.remove(step)
+                finally:
+                    self._dismiss(0.0 if sys.exc_info()[0] else 10.0)
+        except KeyboardInterrupt:
+            self.harvest.interrupted = True
+            for step in left:
+                self._lack(step.bench.id, "host", "interrupted")
+        return self.harvest
+
+    def _cost(self, step: Step) -> float:
+        return step.seconds * step.turns(len(self._gpus))
+
+    def _run(self, step: Step) -> None:
+        self._step += 1
+        scope = step.bench.scope
+        if scope in (Scope.GPUS, Scope.RANKS) and len(self._gpus) <= 1:
+            self._lack(step.bench.id, "host", "it needs two GPUs or more that are free")
+            return
+        subjects = [gpu.subject for gpu in self._gpus] if scope in (Scope.GPU, Scope.RANKS) else [self._whole(scope)]
+        self._show(step.bench.id, subjects if scope is Scope.GPU else [self._whole(scope)])
+        for subject in subjects:
+            try:
+                self._start(scope, subject)
+            except OSError as problem:
+                self._lack(step.bench.id, subject, f"no process could be started: {problem.strerror}")
+        self._wait(step, [child for child in self._children.values() if child.ready is None], starting=True)
+        able = [self._children[subject] for subject in subjects if self._is_able(step, subject)]
+        if scope is Scope.RANKS and len(able) < len(subjects):
+            self._lack(step.bench.id, self._whole(scope), "not all of its GPUs can take part")
+            able = []
+        turns = [[child] for child in able] if step.alone and scope is Scope.GPU else [able]
+        for turn in turns:
+            for child in turn:
+                alone = scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
+                order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
+                child.order(order, time.monotonic() + self._limit(step))
+            self._wait(step, turn)
+        # Only now: another rank may be done before the one that reports.
+        for beside in self._beside:
+            self._spoil(beside)
+        self._beside.clear()
+        self._left -= self._cost(step)
+
+    def _limit(self, step: Step) -> float:
+        return 2 * step.seconds + (_GRACE[step.bench.backend] if self._grace is None else self._grace)
+
+    def _whole(self, scope: Scope) -> str:
+        return "host" if scope is Scope.HOST else fold_line([gpu.subject for gpu in self._gpus])
+
+    def _start(self, scope: Scope, subject: str) -> None:
+        """Start a child for a subject, unless it has one, or has lost too many."""
+        if subject in self._children or self._deaths.get(subject, 0) >= _DEATHS:
+            return
+        own = tuple(gpu for gpu in self._gpus if gpu.subject == subject or scope is Scope.GPUS)
+        seen = self._gpus if scope in (Scope.GPUS, Scope.RANKS) else own
+        ranks = len(self._gpus) if scope is Scope.RANKS else 0
+        placed = tuple(_placed(gpu, seen) for gpu in own)
+        nodes = {gpu.numa_node for gpu in own}
+        plan = Plan(
+            gpus=placed,
+            subject=self._whole(scope) if ranks else subject,
+            level=self._level,
+            options=self._options,
+            ranks=ranks,
+            pin=nodes.pop() if len(nodes) == 1 else None,
+        )
+        environment = {
+            **os.environ,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in seen),
+        }
+        if ranks:
+            environment |= self._ranks(own[0])
+        self._children[subject] = _Child(plan, environment, self._launcher)
+        self._children[subject].deadline = time.monotonic() + _START
+
+    def _ranks(self, gpu: BenchGpu) -> dict[str, str]:
+        """Return what torch.distributed reads of its environment."""
+        if not self._children:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self._port = free.getsockname()[1]
+        rank, size = str(self._gpus.index(gpu)), str(len(self._gpus))
+        return {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._port),
+        }
+
+    def _is_able(self, step: Step, subject: str) -> bool:
+        """Whether a subject can be measured; say so where not."""
+        child = self._children.get(subject)
+        if child is None:
+            if self._deaths.get(subject, 0) >= _DEATHS:
+                self._lack(step.bench.id, subject, f"left alone after its process died {_DEATHS} times")
+            return False
+        if child.ready is not None and child.ready.busy:
+            self._out.add(subject)
+            self._lack(step.bench.id, subject, child.ready.busy)
+            return False
+        return True
+
+    def _wait(self, step: Step, children: Sequence[_Child], *, starting: bool = False) -> None:
+        """Listen until each of these children is ready, or done, or gone."""
+        waited = list(children)
+        with selectors.DefaultSelector() as selector:
+            for child in waited:
+                selector.register(child.fd, selectors.EVENT_READ, child)
+            while waited:
+                pause = max(0.0, min(child.deadline for child in waited) - time.monotonic())
+                heard = [key.data for key, _ in selector.select(pause)]
+                late = [child for child in waited if child not in heard and child.deadline <= time.monotonic()]
+                for child in heard:
+                    for event in child.events():
+                        self._take(step, child, event)
+                    if child.mute:
+                        self._bury(step, child, "")
+                    if child.mute or (child.ready if starting else not child.working):
+                        selector.unregister(child.fd)
+                        waited.remove(child)
+                for child in late:
+                    doing = "did not start" if starting else "gave no answer"
+                    allowed = _START if starting else self._limit(step)
+                    selector.unregister(child.fd)
+                    waited.remove(child)
+                    self._bury(step, child, f"{doing} in {allowed:.0f} s")
+                if step.bench.scope is Scope.RANKS and len(self._children) < len(self._gpus):
+                    # The others wait for the one that is gone, and would for ever.
+                    for child in waited:
+                        selector.unregister(child.fd)
+                    waited.clear()
+                    self._dismiss(0.0)
+
+    def _take(self, step: Step, child: _Child, event: Event) -> None:
+        if isinstance(event, Ready):
+            child.ready = event
+            for subject, told in event.told.items():
+                self.harvest.told.setdefault(subject, {}).update(told)
+        elif isinstance(event, Got):
+            self.harvest.measurements.append(event.measurement)
+            if self.harvest.first is None:
+                self.harvest.first = time.monotonic() - self._begun
+            self._show(step.bench.id, [event.measurement.subject], event.measurement)
+        elif isinstance(event, Beside):
+            self._beside.append(event)
+        elif isinstance(event, Lacking):
+            missing = event.missing
+            if missing not in self.harvest.missing:
+                self.harvest.missing.append(missing)
+        elif isinstance(event, Done):
+            self.harvest.versions.update(event.versions)
+            child.working = False
+
+    def _spoil(self, beside: Beside) -> None:
+        """Let what the GPU of another rank did speak against the numbers that it took part in."""
+        why = disturbed(beside.conditions)
+        if not why:
+            return
+        for place, measured in enumerate(self.harvest.measurements):
+            if measured.bench == beside.bench:
+                errors = Counter(measured.conditions.errors) + Counter(beside.conditions.errors)
+                self.harvest.measurements[place] = replace(
+                    measured,
+                    invalid=measured.invalid or f"{beside.subject}: {why}",
+                    conditions=replace(measured.conditions, errors=dict(errors)),
+                )
+
+    def _bury(self, step: Step, child: _Child, why: str) -> None:
+        """Kill a child, or find it dead, and say so; the others go on."""
+        subject = next(subject for subject, each in self._children.items() if each is child)
+        gone = child.end(0.0) if why else child.end(_GOING)
+        if why:
+            fate = "it was killed" if gone else f"it cannot be killed and was left behind (pid {child.process.pid})"
+            line = f"the process that measured it {why}; {fate}"
+        else:
+            line = f"the process that measured it ended ({child.how()})"
+        if child.plan.gpus:
+            line += "; see dmesg for Xids"
+        self._lack(step.bench.id, subject, line)
+        self._deaths[subject] = self._deaths.get(subject, 0) + 1
+        if self._deaths[subject] >= _DEATHS:
+            self._out.add(subject)
+        child.close()
+        del self._children[subject]
+
+    def _dismiss(self, seconds: float) -> None:
+        """End all children, so that the memory of their GPUs is free."""
+        for child in self._children.values():
+            with suppress(OSError):
+                assert child.process.stdin is not None
+                child.process.stdin.close()
+        until = time.monotonic() + seconds
+        for child in self._children.values():
+            child.end(max(0.0, until - time.monotonic()))
+            child.close()
+        self._children.clear()
+
+    def _lack(self, bench: str, subject: str, why: str) -> None:
+        self.harvest.missing.append(Missing(bench=bench, subject=subject, why=why))
+
+    def _show(self, bench: str, subjects: Sequence[str], got: Measurement | None = None) -> None:
+        if self._tell is None:
+            return
+        self._tell(
+            Progress(
+                bench=bench,
+                subjects=fold_line(subjects),
+                step=self._step,
+                steps=self._steps,
+                left=max(0.0, self._left),
+                got=got,
+            )
+        )
+
+
+def _placed(gpu: BenchGpu, seen: Sequence[BenchGpu]) -> BenchGpu:
+    """Return a GPU with its number among those that a process sees, as the PCI order has it."""
+    return replace(gpu, ordinal=seen.index(gpu))

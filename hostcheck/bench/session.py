@@ -1,0 +1,309 @@
+"""One `hostcheck bench` from the choice of benchmarks to the snapshot that holds what they gave."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+
+from hostcheck import __version__
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope, Session
+from hostcheck.bench.parent import Harvest, Parent, Progress, Step
+from hostcheck.bench.pinning import node_of
+from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.facts.gpu_types import Gpu
+from hostcheck.gpu_table import find
+from hostcheck.registry import Bench, select
+from hostcheck.render.json import encoded
+from hostcheck.snapshot.reading import Ending, Reading, Snapshot
+
+BUDGET = {Level.QUICK: 45.0, Level.STANDARD: 270.0, Level.FULL: 3300.0, Level.SOAK: 3600.0}
+"""Seconds that a level takes for a whole host: under one minute, five minutes, an hour."""
+_ONE_GPU = 36.0
+"""The same for quick on a host with one GPU, where nothing is measured between GPUs."""
+_STRETCH = {Level.QUICK: 1.0, Level.STANDARD: 4.0, Level.FULL: 30.0, Level.SOAK: float("inf")}
+"""How much longer than it plans a benchmark is run where there is time."""
+_STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
+"""Seconds that a child takes to start, off the budget."""
+_PACKAGES = {Backend.CUDA: "cuda.bindings", Backend.TORCH: "torch"}
+_FEWEST = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The GPUs of this host, as far as they can be measured.
+
+    Attributes:
+        gpus: those that can, in order.
+        devices: subject to what it is, of all that take part.
+        refused: subject to why it cannot be measured.
+        versions: of the driver.
+        why_none: why there are no GPUs at all; empty where there are.
+    """
+
+    gpus: tuple[BenchGpu, ...] = ()
+    devices: dict[str, dict[str, str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    why_none: str = ""
+
+
+_NO_DRIVER = re.compile(r"shared library not found|libnvidia-ml", re.I)
+_NOT_LOADED = re.compile(r"driver not loaded", re.I)
+_MISMATCH = re.compile(r"version mismatch", re.I)
+
+
+def look(reading: Reading, chosen: str = "", visible: str | None = None) -> Host:
+    """Return the GPUs that NVML told of.
+
+    Args:
+        reading: of the probe gpu.nvml.
+        chosen: what `--gpus` says: indices and ranges such as "0,2-3", or the beginnings of UUIDs; empty for all.
+        visible: CUDA_VISIBLE_DEVICES, which holds where nothing is chosen.
+
+    Raises:
+        HostcheckError: a GPU was chosen that is not there.
+    """
+    from hostcheck.facts.nvml_read import parse_nvml
+
+    try:
+        log = parse_nvml(reading.text())
+    except Unavailable as problem:
+        return Host(why_none=_why_none(problem.why))
+    versions = {"driver": log.driver_version, "CUDA driver": log.cuda_version}
+    host = Host(versions={name: text for name, text in versions.items() if isinstance(text, str)})
+    for line in log.unreadable:
+        name, _, why = line.partition(": ")
+        host.refused[name] = f"{why}; see dmesg for Xids"
+    wanted = _chosen(log.gpus, chosen, "--gpus") if chosen else log.gpus
+    if not chosen and visible is not None:
+        wanted = _chosen(log.gpus, visible, "CUDA_VISIBLE_DEVICES") if visible.strip() not in ("", "-1") else ()
+    made = []
+    for gpu in wanted:
+        host.devices[gpu.subject] = _describe(gpu)
+        if why := _refusal(gpu):
+            host.refused[gpu.subject] = why
+        elif isinstance(gpu.uuid, str):
+            made.append(_bench_gpu(gpu))
+    none = "" if made or host.refused else "NVML sees no GPU" if not log.gpus else "no GPU was chosen"
+    return replace(host, gpus=tuple(made), why_none=none)
+
+
+def _why_none(why: str) -> str:
+    if _NO_DRIVER.search(why):
+        return "there is no NVIDIA driver here: its library libnvidia-ml.so.1 is not found"
+    if _NOT_LOADED.search(why):
+        return "the NVIDIA driver is installed but not loaded: see dmesg, or `modprobe nvidia`"
+    if _MISMATCH.search(why):
+        return "the driver's library and its kernel module are of different versions: reboot, or reload the module"
+    return why
+
+
+def _chosen(gpus: Sequence[Gpu], text: str, who: str) -> tuple[Gpu, ...]:
+    found: list[Gpu] = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        span = re.fullmatch(r"(?:gpu)?(\d{1,4})(?:-(\d{1,4}))?", word)
+        if span:
+            low, high = int(span[1]), int(span[2] or span[1])
+            own = [gpu for gpu in gpus if low <= gpu.index <= high]
+        else:
+            own = [gpu for gpu in gpus if isinstance(gpu.uuid, str) and gpu.uuid.lower().startswith(word.lower())]
+        if not own:
+            have = ", ".join(str(gpu.index) for gpu in gpus) or "none"
+            hint = "; MIG devices are not measured" if word.upper().startswith("MIG-") else ""
+            raise HostcheckError(f"{who}: no GPU {word!r} (there are {have}){hint}")
+        found += [gpu for gpu in own if gpu not in found]
+    return tuple(found)
+
+
+def _refusal(gpu: Gpu) -> str:
+    """Say why a GPU cannot be measured; an empty string where it can."""
+    if gpu.faults:
+        return f"{gpu.faults[0]}: it must be reset or replaced first (hostcheck audit --only gpu)"
+    if gpu.mig.current is True:
+        return (
+            "MIG is on: figures of a whole GPU do not hold for its parts; "
+            f"end its jobs and turn it off (nvidia-smi -i {gpu.index} -mig 0), or choose other GPUs with --gpus"
+        )
+    if gpu.compute_mode == "Prohibited":
+        return f"its compute mode is Prohibited: nvidia-smi -i {gpu.index} -c DEFAULT"
+    if not isinstance(gpu.uuid, str):
+        return "NVML does not tell its UUID"
+    return ""
+
+
+def _describe(gpu: Gpu) -> dict[str, str]:
+    known = {
+        "name": gpu.name,
+        "bus_id": gpu.bus_id,
+        "uuid": gpu.uuid,
+        "pci_id": gpu.pci_id,
+        "architecture": gpu.architecture,
+        "vbios": gpu.vbios,
+    }
+    told = {name: value for name, value in known.items() if isinstance(value, str)}
+    if isinstance(gpu.virtualization, str) and gpu.virtualization != "None":
+        told["virtualization"] = gpu.virtualization
+    if _is_confidential(gpu):
+        told["confidential computing"] = "on"
+    return told
+
+
+def _is_confidential(gpu: Gpu) -> bool:
+    protected = gpu.protected_memory.total_mib
+    return isinstance(protected, int) and protected > 0
+
+
+def _bench_gpu(gpu: Gpu) -> BenchGpu:
+    name = gpu.name if isinstance(gpu.name, str) else "NVIDIA GPU"
+    mib = gpu.memory.total_mib
+    pci_id, subsystem = (text if isinstance(text, str) else None for text in (gpu.pci_id, gpu.subsystem_id))
+    model = find(pci_id, subsystem, name, mib if isinstance(mib, int) else None)
+    capability = gpu.compute_capability if isinstance(gpu.compute_capability, str) else "0.0"
+    major, _, minor = capability.partition(".")
+    assert isinstance(gpu.uuid, str)
+    return BenchGpu(
+        index=gpu.index,
+        ordinal=0,
+        uuid=gpu.uuid,
+        name=name,
+        # Of a share of a GPU the figures of the whole one do not hold.
+        model=None if gpu.virtualization == "VGPU" else model,
+        sm_count=0 if model is None or model.sm is None else model.sm,
+        cc=(int(major), int(minor or 0)),
+        numa_node=node_of(gpu.bus_id),
+    )
+
+
+def choose(benches: Mapping[str, Bench], names: Sequence[str], level: Level) -> list[Bench]:
+    """Return the benchmarks of a level, or those that are named, in the order in which they run.
+
+    First those that answer soonest: without torch, then with it, the host itself last.
+
+    Raises:
+        HostcheckError: a name matches none.
+    """
+    if names:
+        ids = select(benches, names, noun="benchmark", listed="hostcheck bench list")
+    else:
+        ids = {id for id, made in benches.items() if made.level <= level}
+    scopes = (Scope.GPU, Scope.GPUS, Scope.RANKS, Scope.HOST)
+    backends = (Backend.CUDA, Backend.TORCH, Backend.NONE)
+    order = list(benches)
+    return sorted(
+        (benches[id] for id in ids),
+        key=lambda made: (backends.index(made.backend), scopes.index(made.scope), order.index(made.id)),
+    )
+
+
+def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[Bench], list[Missing]]:
+    """Return which of the benchmarks can run here, and why the others cannot.
+
+    Args:
+        benches: what was chosen.
+        host: the GPUs.
+        named: whether the user named them: then what is not there counts as unknown.
+    """
+    can: list[Bench] = []
+    missing: list[Missing] = []
+    absent = {backend for backend, package in _PACKAGES.items() if not _is_there(package)}
+    for made in benches:
+        if made.scope is Scope.HOST:
+            can.append(made)
+        elif made.backend in absent:
+            why = (
+                f"{_PACKAGES[made.backend].partition('.')[0]} is not installed: pip install 'hostcheck[{made.backend}]'"
+            )
+            missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
+        elif made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
+            missing.append(Missing(bench=made.id, subject="host", why="it needs two GPUs or more", applies=False))
+        elif host.gpus:
+            can.append(made)
+        elif not host.refused:
+            missing.append(Missing(bench=made.id, subject="host", why=host.why_none, applies=named))
+        missing += [
+            Missing(bench=made.id, subject=subject, why=why)
+            for subject, why in host.refused.items()
+            if made.scope is Scope.GPU and made.backend not in absent
+        ]
+    return can, missing
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | None = None) -> list[Step]:
+    """Share the time of a level, or what the user gives, among benchmarks.
+
+    From level full on, what runs on all GPUs at once runs on each of them alone besides: the difference is what they
+    share, power and cooling above all.
+
+    Args:
+        benches: what runs.
+        gpus: how many GPUs take part.
+        level: how thorough.
+        duration: seconds for all, in place of the level's; then it is used up.
+    """
+    steps = [Step(bench=made, seconds=made.seconds, alone=made.alone) for made in benches]
+    if level >= Level.FULL and gpus > 1:
+        steps += [replace(step, alone=True) for step in steps if step.bench.scope is Scope.GPU and not step.alone]
+    need = sum(step.seconds * step.turns(gpus) for step in steps)
+    starting = sum(_STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
+    budget = _ONE_GPU if level is Level.QUICK and gpus <= 1 else BUDGET[level]
+    time_left = max(1.0, (budget if duration is None else duration) - starting)
+    most = _STRETCH[level] if duration is None else float("inf")
+    factor = min(most, time_left / need) if need else 1.0
+    return [replace(step, seconds=max(_FEWEST, round(step.seconds * factor, 2))) for step in steps]
+
+
+def measure(
+    steps: Sequence[Step],
+    host: Host,
+    missing: Sequence[Missing],
+    *,
+    level: Level,
+    options: Mapping[str, str],
+    tell: Callable[[Progress], None] | None = None,
+) -> tuple[Session, Harvest]:
+    """Run benchmarks and return all that came of it."""
+    taken = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    begun = time.monotonic()
+    harvest = Parent(host.gpus, level=level, options=options, tell=tell).run(steps)
+    confidential = {subject for subject, told in host.devices.items() if "confidential computing" in told}
+    devices = {subject: {**told, **harvest.told.get(subject, {})} for subject, told in host.devices.items()}
+    session = Session(
+        tool=__version__,
+        taken=taken,
+        level=level.name.lower(),
+        measurements=tuple(_encrypted(measured, confidential) for measured in harvest.measurements),
+        missing=(*missing, *harvest.missing),
+        devices=devices,
+        versions={"kernel": os.uname().release, **host.versions, **harvest.versions},
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    return session, harvest
+
+
+def _encrypted(measured: Measurement, confidential: set[str]) -> Measurement:
+    """Return a measurement without its limit where that does not hold, since each copy is encrypted."""
+    named = set(re.findall(r"gpu\d+", measured.subject))
+    if not named & confidential or not measured.bench.startswith(("copy.", "peer.", "nccl.")):
+        return measured
+    settings = {**measured.settings, "confidential computing": "on"}
+    return replace(measured, limit=None, limit_source="", settings=settings)
+
+
+def with_results(snapshot: Snapshot, session: Session) -> Snapshot:
+    """Return a snapshot with the measurements in it, as checks and archives want them."""
+    at = snapshot.manifest.uptime
+    reading = Reading("bench.results", Ending.OK, 0, session.seconds, at, out=encoded(session))
+    return replace(snapshot, readings={**snapshot.readings, reading.probe: reading})

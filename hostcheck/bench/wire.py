@@ -1,0 +1,87 @@
+"""What the parent and its children say to each other: one JSON object a line, and nothing else on that pipe.
+
+The parent writes a `Plan` and then an `Order` for each benchmark on the child's standard input; the child writes
+`Ready`, and for each order any number of `Got`, `Beside` and `Lacking` and at last `Done`, on a descriptor of its own.
+What libraries print goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Conditions, Level, Measurement, Missing
+
+LONGEST = 8 * 1024 * 1024
+"""No honest line is longer, in bytes."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child has to itself.
+
+    Attributes:
+        gpus: those that it may use.
+        subject: what is measured where a benchmark does not say otherwise.
+        ranks: how many processes take part that talk to each other; 0 where it is alone.
+        pin: NUMA node to keep to; None to stay where it is.
+    """
+
+    gpus: tuple[BenchGpu, ...]
+    subject: str
+    level: Level
+    options: dict[str, str] = {}
+    ranks: int = 0
+    pin: int | None = None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """Run one benchmark, that a module registers; `alone` where the other GPUs idle meanwhile."""
+
+    bench: str
+    module: str
+    seconds: float
+    alone: bool = False
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The child is up.
+
+    Attributes:
+        gpus: as the driver completed them.
+        told: of each subject, what is worth keeping: its clocks, limits, and where the child is pinned.
+        busy: why a GPU is not to be measured; empty where it is free.
+    """
+
+    gpus: tuple[BenchGpu, ...] = ()
+    told: dict[str, dict[str, str]] = {}
+    busy: str = ""
+
+
+class Got(msgspec.Struct, frozen=True, tag=True):
+    """A measurement."""
+
+    measurement: Measurement
+
+
+class Beside(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What the GPU of another rank did while one rank measured for all."""
+
+    bench: str
+    subject: str
+    conditions: Conditions
+
+
+class Lacking(msgspec.Struct, frozen=True, tag=True):
+    """No measurement, and why."""
+
+    missing: Missing
+
+
+class Done(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The benchmark ended; `versions` of what it used."""
+
+    bench: str
+    versions: dict[str, str] = {}
+
+
+Event = Ready | Got | Beside | Lacking | Done

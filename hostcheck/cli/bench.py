@@ -1,0 +1,381 @@
+"""`hostcheck bench`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import os
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hostcheck.bench.model import Level
+from hostcheck.cli import bench_nccl
+from hostcheck.cli.judging import Judging, judging_options
+from hostcheck.cli.main import INTERRUPTED
+from hostcheck.cli.options import clear_progress, progress, write
+from hostcheck.cli.views import View
+from hostcheck.errors import HostcheckError
+from hostcheck.render import FORMATS
+
+if TYPE_CHECKING:
+    from hostcheck.bench.model import Session
+    from hostcheck.bench.parent import Progress
+    from hostcheck.snapshot.reading import Snapshot
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+class BenchId(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
+    """A benchmark or a pattern of some; completes from the register."""
+
+    name = "benchmark"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from hostcheck.registry import load_benches
+
+        return [click.shell_completion.CompletionItem(id) for id in load_benches() if id.startswith(incomplete)]
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg] # as above
+    """A time such as 90, 90s, 10m or 2h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip())
+        if found is None or found[2] not in _UNITS or not 1 <= float(found[1]) * _UNITS[found[2]] <= 7 * 86_400:
+            self.fail(f"{value!r} is no time such as 90s, 10m or 2h, up to a week", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """What the options say of what to measure, and how."""
+
+    names: tuple[str, ...]
+    level: str
+    gpus: str
+    duration: float | None
+    option: tuple[str, ...]
+
+    def session(self, names: tuple[str, ...] = ()) -> tuple[Session, bool]:
+        """Measure now; return what came of it, and whether it was interrupted.
+
+        Raises:
+            HostcheckError: nothing can be measured here, in one line with what to do.
+        """
+        from hostcheck.bench.session import choose, lacking, look, measure, plan
+        from hostcheck.registry import load_benches
+        from hostcheck.snapshot.local import INTERRUPTED as NOTE
+        from hostcheck.snapshot.local import collect
+        from hostcheck.snapshot.probes import CommandProbe
+
+        options = _options(self.option)
+        level = Level[self.level.upper()]
+        wanted = choose(load_benches(), names or self.names, level)
+        # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
+        asked = CommandProbe("gpu.nvml", seconds=60.0, local_module="hostcheck.snapshot.nvml")
+        reading = collect([asked]).readings["gpu.nvml"]
+        if reading.note == NOTE:
+            raise click.Abort
+        host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if self.gpus and host.why_none:
+            raise HostcheckError(host.why_none)
+        can, missing = lacking(wanted, host, named=bool(names or self.names))
+        if not can:
+            raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
+        steps = plan(can, len(host.gpus), level, self.duration)
+        # Schedulers and timeout(1) end a job so: what had come by then is kept, as after Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            session, harvest = measure(steps, host, missing, level=level, options=options, tell=_show())
+        finally:
+            clear_progress()
+        return session, harvest.interrupted
+
+
+_OPTIONS = (
+    click.argument("names", nargs=-1, type=BenchId()),
+    click.option(
+        "--level",
+        type=click.Choice([level.name.lower() for level in Level]),
+        default="quick",
+        show_default=True,
+        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.",
+    ),
+    click.option("--gpus", metavar="LIST", default="", help="Only these GPUs, such as 0,2-3, or UUIDs."),
+    click.option("--duration", type=_Duration(), metavar="TIME", help="Take this long in all, such as 90s, 10m or 2h."),
+    click.option("--option", multiple=True, metavar="NAME=VALUE", help="For a benchmark that asks for one."),
+)
+
+
+def measuring_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Measuring`, as one argument `measuring`."""
+
+    @wraps(function)
+    def packed(*args: Any, **values: Any) -> None:
+        own = {field.name: values.pop(field.name) for field in fields(Measuring)}
+        function(*args, measuring=Measuring(**own), **values)
+
+    for option in reversed(_OPTIONS):
+        packed = option(packed)
+    return packed
+
+
+class _Bench(click.Group):
+    """Runs `run` where no other subcommand is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("bench", cls=_Bench)
+def command() -> None:
+    """Measure this host, and hold each number against its physical limit.
+
+    \b
+    hostcheck bench                           all that fits into a minute
+    hostcheck bench --level standard          more of it, in five minutes
+    hostcheck bench 'hbm.*' gemm.bf16         some benchmarks
+    hostcheck bench --gpus 0-3                some GPUs
+    hostcheck bench run --help                all options
+    hostcheck bench nccl --hosts 'gpu[1-8]'   collectives between hosts, over SSH
+    hostcheck audit --from FILE               judge what was measured again, by other expectations
+
+    Needs the NVIDIA driver and pip install 'hostcheck[bench]'; matrix products and NCCL also 'hostcheck[torch]'. Sets
+    no clock, no limit and no mode. A GPU that somebody uses is left alone.
+    """
+
+
+command.add_command(bench_nccl.command)
+
+
+@command.command("run")
+@measuring_options
+@judging_options
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Where to keep the measurements.")
+@click.option("--format", "style", type=click.Choice(FORMATS), help="Form of the output.  [default: text]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    measuring: Measuring,
+    judging: Judging,
+    save: Path | None,
+    style: str | None,
+    output: Path | None,
+    verbose: bool,
+) -> None:
+    """Measure, judge, and keep the measurements.
+
+    NAMES are benchmarks of `hostcheck bench list`, or patterns such as 'hbm.*'. The measurements go into an archive,
+    with a snapshot of the whole host; `hostcheck audit --from` judges it again.
+    """
+    from hostcheck.audit import judge
+    from hostcheck.bench.session import with_results
+    from hostcheck.render.bench import render_session
+
+    checklist = judging.checklist()
+    if "*" in checklist.only:
+        checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
+    layers = judging.layers()
+    view = View(style=style, output=output, verbose=verbose, nagios=False)
+    session, interrupted = measuring.session()
+    snapshot = with_results(_snapshot(), session)
+    kept = _keep(snapshot, save)
+    judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today())
+    if (style or "text") == "text" and output is None:
+        click.echo(render_session(session, judged), nl=False)
+    code = view.run(judged)
+    click.echo(kept, err=True)
+    if interrupted:
+        click.echo("hostcheck: interrupted; what had not been measured by then is unknown above", err=True)
+        code = INTERRUPTED
+    ctx.exit(code)
+
+
+@command.command("list")
+def list_() -> None:
+    """List the benchmarks: from which level on they run, what they need, and what they measure."""
+    from hostcheck.registry import load_benches
+
+    benches = load_benches()
+    width = max((len(id) for id in benches), default=0)
+    for id in sorted(benches):
+        made = benches[id]
+        click.echo(f"{id:{width}}  {made.level.name.lower():8}  {made.backend.value or '-':5}  {made.title}")
+    click.echo(f"\n{len(benches)} benchmarks. `hostcheck bench explain NAME` tells how one measures.")
+
+
+@command.command("explain")
+@click.argument("name", type=BenchId())
+def explain(name: str) -> None:
+    """Explain one benchmark: what it measures, how, and what a low number means."""
+    from hostcheck.expect import suggest
+    from hostcheck.registry import load_benches
+
+    benches = load_benches()
+    if name not in benches:
+        raise HostcheckError(
+            f"no benchmark is called {name!r}{suggest(name, benches)} (hostcheck bench list shows all)"
+        )
+    click.echo("\n".join(explained(name)))
+
+
+def explained(id: str) -> list[str]:
+    """Return the help page of a benchmark, line by line."""
+    from hostcheck.facts.bench import judge_of
+    from hostcheck.registry import load_benches
+
+    made = load_benches()[id]
+    lines = [id, "", *textwrap.wrap(made.title, 88), ""]
+    for paragraph in made.rationale.split("\n\n"):
+        lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
+    needs = f"pip install 'hostcheck[{made.backend.value}]'" if made.backend else "nothing else"
+    where = {
+        "host": "the host",
+        "gpu": "each GPU",
+        "gpus": "all GPUs in one process",
+        "ranks": "a process for each GPU",
+    }
+    alone = ", one after the other" if made.alone else ", all at once" if made.scope == "gpu" else ""
+    lines += [
+        f"Runs on    {where[made.scope]}{alone}",
+        f"From level {made.level.name.lower()}, about {made.seconds:g} s",
+        f"Needs      {needs}",
+        f"Judged by  {judge_of(id)}, bench.alike",
+    ]
+    if made.rows:
+        lines += [f"Rows       {', '.join(made.rows)}"]
+    if made.references:
+        lines += ["", "References", *(f"  {reference}" for reference in made.references)]
+    return lines
+
+
+@command.command("record")
+@click.argument("file", type=click.Path(path_type=Path))
+@measuring_options
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Take what was measured before."
+)
+@click.option("--floors", is_flag=True, help="Write a layer of expectations (TOML) for hosts of this kind instead.")
+def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) -> None:
+    """Keep measurements as a baseline in FILE, for `hostcheck bench compare`; - is standard output.
+
+    With --floors, FILE becomes a site layer: what was measured here, less 5 %, is then expected of each host with GPUs
+    of this model (hostcheck bench --site FILE).
+    """
+    from hostcheck.bench.baseline import floors as make_floors
+    from hostcheck.bench.baseline import read
+    from hostcheck.expect import KEYS
+    from hostcheck.registry import load_checks
+    from hostcheck.render.json import encoded
+
+    session, interrupted = (read(source), False) if source else measuring.session()
+    if interrupted:
+        raise HostcheckError(f"interrupted: {file} was not written")
+    if floors:
+        load_checks()
+        write(file, make_floors(session, KEYS).encode())
+    else:
+        if not any(not measured.invalid for measured in session.measurements):
+            raise HostcheckError(f"there is no valid number: {file} was not written")
+        write(file, encoded(session) + b"\n")
+
+
+@command.command("compare")
+@click.argument("file", type=click.Path(path_type=Path))
+@measuring_options
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Compare what was measured before."
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 100), default=3.0, show_default=True, metavar="PERCENT",
+    help="How much worse a rate may be, and it must be more than noise; times, ten times that.",
+)  # fmt: skip
+@click.pass_context
+def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path | None, tolerance: float) -> None:
+    """Hold measurements of now against the baseline in FILE.
+
+    Exit code 1 if a number is worse by more than the tolerance and than what the scatter of the samples explains; 3 if
+    none is, but some could not be compared.
+    """
+    from hostcheck.bench.baseline import compare as held
+    from hostcheck.bench.baseline import read
+    from hostcheck.render.bench import render_comparison
+
+    baseline = read(file)
+    names = measuring.names or tuple(dict.fromkeys(measured.bench for measured in baseline.measurements))
+    session, interrupted = (read(source), False) if source else measuring.session(names)
+    comparison = held(baseline, session, tolerance=tolerance)
+    click.echo(render_comparison(comparison), nl=False)
+    if interrupted:
+        ctx.exit(INTERRUPTED)
+    worse = any(each.worse for each in comparison.compared)
+    ctx.exit(1 if worse else 3 if comparison.apart or not comparison.compared else 0)
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, str]:
+    made: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise HostcheckError(f"--option {text!r}: NAME=VALUE is needed, such as path=/scratch")
+        made[name.strip()] = value
+    return made
+
+
+def _show() -> Callable[[Progress], None]:
+    """Return what shows what runs and what is left: a line that changes on a terminal, else a line for each."""
+    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(told: Progress) -> None:
+        line = f"[{told.step}/{told.steps}] {told.bench} on {told.subjects}, {told.left:.0f} s left"
+        if live:
+            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+        elif told.got is None:
+            click.echo(line, err=True)
+
+    return show
+
+
+def _snapshot() -> Snapshot:
+    """Return this host as it is after the measurements: what they brought to light is in it."""
+    from hostcheck.audit import probes_for
+    from hostcheck.checklist import Checklist
+    from hostcheck.snapshot.local import collect
+
+    try:
+        return collect(probes_for(Checklist()), progress=progress())
+    finally:
+        clear_progress()
+
+
+def _keep(snapshot: Snapshot, save: Path | None) -> str:
+    """Write the archive; return what to say of it. What was measured is shown even where it cannot be kept."""
+    from hostcheck.snapshot.archive import write_archive
+
+    name = re.sub(r"[^\w.-]", "_", snapshot.manifest.hostname)
+    at = dt.datetime.fromtimestamp(snapshot.manifest.time).strftime("%Y%m%d-%H%M%S")
+    target = save or Path(f"hostcheck-bench-{name}-{at}.tar.gz")
+    packed = io.BytesIO()
+    write_archive(snapshot, packed)
+    try:
+        write(target, packed.getvalue(), private=True)
+    except HostcheckError as problem:
+        return f"hostcheck: the measurements were not kept: {problem}; --save FILE names another place"
+    return f"Kept in {target}; hostcheck audit --from {target} judges it again."

@@ -1,0 +1,117 @@
+"""What `hostcheck bench` measured, as it lies in a snapshot."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from hostcheck.bench.model import SCHEMA, Measurement, Session
+from hostcheck.errors import Unavailable
+from hostcheck.facts.base import Fact
+from hostcheck.snapshot.probes import CommandProbe
+from hostcheck.snapshot.reading import Ending, Reading
+
+RESULTS = CommandProbe("bench.results", total=64 << 20)
+"""Put into a snapshot by `hostcheck bench` itself: the session, as JSON."""
+
+JUDGES = {
+    "bench.memory": ("hbm.*",),
+    "bench.cache": ("l2.*",),
+    "bench.copies": ("copy.*",),
+    "bench.peers": ("peer.*",),
+    "bench.launch": ("launch.*",),
+    "bench.tensor-cores": ("tensor.*",),
+    "bench.multiprocessors": ("sm.*",),
+    "bench.matrix": ("gemm.*",),
+    "bench.collectives": ("nccl.*",),
+    "bench.overlap": ("overlap.*",),
+    "bench.host-memory": ("memory.*",),
+    "bench.jitter": ("cpu.*",),
+    "bench.storage": ("storage.*", "gds.*"),
+}
+"""Which benchmarks each check judges; `bench.other` has the rest."""
+
+# The first GPU of a subject such as "gpu0", "gpu0>gpu1" or "gpu[0-7]".
+_GPU = re.compile(r"gpu\[?(\d+)")
+
+
+def parse_results(reading: Reading) -> Session:
+    """Parse a session.
+
+    Raises:
+        Unavailable: nothing was measured, or this is no session that this hostcheck can read.
+
+    Sample:
+        {"tool": "0.1.0", "taken": "2026-11-21T02:00:00+00:00", "level": "quick", "schema": 1, "seconds": 21.0,
+         "measurements": [{"bench": "hbm.triad", "subject": "gpu0", "unit": "GB/s", "value": 3100.0,
+           "samples": [3099.0, 3100.0, 3101.0], "limit": 3352.0, "limit_source": "datasheet", "verified": true}],
+         "devices": {"gpu0": {"name": "NVIDIA H100 80GB HBM3", "pci_id": "10de:2330"}}}
+    """
+    if reading.ending is Ending.NOT_COLLECTED:
+        raise reading.unavailable("nothing was measured; hostcheck bench does that")
+    reading.check()
+    return read_session(reading.out)
+
+
+def read_session(document: bytes) -> Session:
+    """Return the session that a document describes; what cannot be a measurement is refused.
+
+    Raises:
+        Unavailable: it is none, or of a version that this hostcheck does not know.
+    """
+    # An audit without measurements does without it.
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(document)
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if schema != SCHEMA:
+            raise Unavailable(f"the measurements are of schema {schema!r}; this hostcheck reads schema {SCHEMA}")
+        session = msgspec.json.decode(document, type=Session)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
+        raise Unavailable(f"these are no measurements of hostcheck: {problem}") from None
+    for measured in session.measurements:
+        numbers = (*measured.samples, measured.value or 0.0, measured.limit or 0.0)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise Unavailable(f"these are no measurements of hostcheck: {measured.bench} is no finite number")
+    return session
+
+
+def about(session: Session, *patterns: str) -> Session:
+    """Return the part of a session that some benchmarks gave, such as "hbm.*"."""
+
+    def wanted(bench: str) -> bool:
+        return any(fnmatchcase(bench, pattern) for pattern in patterns)
+
+    return replace(
+        session,
+        measurements=tuple(measured for measured in session.measurements if wanted(measured.bench)),
+        missing=tuple(missing for missing in session.missing if wanted(missing.bench)),
+    )
+
+
+def traits(session: Session, measured: Measurement) -> Mapping[str, str]:
+    """Return what expectation layers match on: the GPU's model, how many took part, and how they talked."""
+    named = _GPU.match(measured.subject)
+    device = session.devices.get(f"gpu{named[1]}", {}) if named else {}
+    known = {"pci": device.get("pci_id", ""), "gpu_arch": device.get("architecture", "")}
+    for word in ("ranks", "transport", "algorithm"):
+        known[word] = str(measured.settings.get(word, ""))
+    return {name: value for name, value in known.items() if value}
+
+
+def lower_is_better(unit: str) -> bool:
+    """Whether less of a unit is better: times, as opposed to rates."""
+    return unit in ("s", "ms", "us", "ns")
+
+
+def judge_of(bench: str) -> str:
+    """Return the id of the check that judges a benchmark."""
+    judges = (id for id, own in JUDGES.items() if any(fnmatchcase(bench, pattern) for pattern in own))
+    return next(judges, "bench.other")
+
+
+SESSION = Fact("bench.session", parse_results, RESULTS)

@@ -1,0 +1,582 @@
+"""Matrix products through torch's libraries (cuBLAS, cuBLASLt, CUTLASS) in each number format that the GPU multiplies.
+
+Inputs are random normal numbers: constants draw less power and run a tenth faster. Several sets of inputs and outputs
+take turns. What is checked afterwards is what the timed products themselves left in outputs that had been filled with
+NaN: sampled rows against the product of the same numbers in FP64, and the sums of all columns, which no wrong element
+escapes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from statistics import fmean
+from typing import Any, TypeAlias
+
+from hostcheck.bench.lab import BenchGpu, Lab
+from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.errors import HostcheckError, NotApplicable
+from hostcheck.registry import bench
+
+from . import scaled_formats
+
+Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used
+Shape: TypeAlias = tuple[int, int, int]
+"""m, n, k: an m x k matrix times a k x n matrix."""
+
+SEED = 20
+SQUARE = 8192
+LARGE = 16384
+PROBE = (2048, 2048, 2048)
+"""Tells how fast the GPU is at all, before anything larger is tried."""
+SETS = 3
+MOST_SAMPLES = 200
+LEAST_SAMPLES = 10
+_PIECE = 0.1
+_STILL = 0.01
+"""While it heats up: seconds after which the rate is looked at, and by how much it may then differ."""
+_SAMPLED_ROWS = 32
+_SAMPLED_ELEMENTS = 64
+_STRIP = 1024
+"""Rows or columns that are taken to FP64 at a time, and the elements of a column that are summed."""
+_DISTINCT_ROWS = 256
+"""Rows that are quantised on the CPU; larger matrices repeat them in random order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One set of inputs with its output.
+
+    Attributes:
+        multiply: queues the product, which writes all of `out`.
+        out: m x n.
+        left, right: give some rows of the first factor, and some columns of the second, in FP64 on the GPU: exactly
+            the numbers that are multiplied.
+    """
+
+    multiply: Callable[[], object]
+    out: Tensor
+    left: Callable[[Any], Tensor]
+    right: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A number format, as torch multiplies it.
+
+    Attributes:
+        rates: the formats of the table of GPU models whose peak holds for it, the first that is known.
+        least: the compute capability from which on GPUs have it.
+        make: makes a set of inputs from torch, a device, a shape and a seed.
+        bound: how far sampled rows may be from the reference: norm of the difference over norm of the reference.
+        output: format of what comes out.
+        bytes: of one element of a factor and of the output.
+    """
+
+    rates: tuple[str, ...]
+    least: tuple[int, int]
+    make: Callable[[Any, Any, Shape, int], Problem]
+    bound: float
+    output: str
+    bytes: tuple[float, int]
+
+
+def _plain(kind: str) -> Callable[[Any, Any, Shape, int], Problem]:
+    """Return what makes factors of a type that torch multiplies as it is."""
+
+    def make(torch: Any, device: Any, shape: Shape, seed: int) -> Problem:
+        m, n, k = shape
+        draw = torch.Generator(device).manual_seed(seed)
+        kind_of = getattr(torch, kind)
+        a = torch.randn((m, k), generator=draw, device=device, dtype=kind_of)
+        b = torch.randn((k, n), generator=draw, device=device, dtype=kind_of)
+        out = torch.full((m, n), math.nan, device=device, dtype=kind_of)
+        return Problem(
+            lambda: torch.mm(a, b, out=out), out, lambda rows: a[rows].double(), lambda columns: b[:, columns].double()
+        )
+
+    return make
+
+
+def _fp8(by_row: bool) -> Callable[[Any, Any, Shape, int], Problem]:
+    """Return what makes factors in E4M3, with one scale in FP32 for all or for each row and column."""
+
+    def make(torch: Any, device: Any, shape: Shape, seed: int) -> Problem:
+        m, n, k = shape
+        draw = torch.Generator(device).manual_seed(seed)
+
+        def quantised(count: int) -> tuple[Tensor, Tensor]:
+            numbers = torch.randn((count, k), generator=draw, device=device)
+            largest = numbers.abs().amax(dim=1, keepdim=True) if by_row else numbers.abs().amax()
+            scale = largest / scaled_formats.E4M3.most
+            return (numbers / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+        a, scale_a = quantised(m)
+        b, scale_b = quantised(n)
+        out = torch.full((m, n), math.nan, device=device, dtype=torch.bfloat16)
+        scales = {"scale_a": scale_a, "scale_b": scale_b.t() if by_row else scale_b}
+
+        def left(rows: Any) -> Tensor:
+            return a[rows].double() * (scale_a[rows] if by_row else scale_a).double()
+
+        def right(columns: Any) -> Tensor:
+            return (b[columns].double() * (scale_b[columns] if by_row else scale_b).double()).t()
+
+        return Problem(
+            lambda: torch._scaled_mm(
+                a, b.t(), **scales, out_dtype=torch.bfloat16, use_fast_accum=device.type == "cuda", out=out
+            ),
+            out,
+            left,
+            right,
+        )
+
+    return make
+
+
+def _block_scaled(form: str) -> Callable[[Any, Any, Shape, int], Problem]:
+    """Return what makes factors with a scale for each block, in the order in which tensor cores want the scales."""
+
+    def make(torch: Any, device: Any, shape: Shape, seed: int) -> Problem:
+        m, n, k = shape
+        a, scale_a, exact_a = _quantised(torch, device, (m, k), form, 0, seed)
+        b, scale_b, exact_b = _quantised(torch, device, (n, k), form, 1, seed)
+        out = torch.full((m, n), math.nan, device=device, dtype=torch.bfloat16)
+        return Problem(
+            lambda: torch._scaled_mm(a, b.t(), scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, out=out),
+            out,
+            exact_a,
+            lambda columns: exact_b(columns).t(),
+        )
+
+    return make
+
+
+def _quantised(
+    torch: Any, device: Any, size: tuple[int, int], form: str, side: int, seed: int
+) -> tuple[Tensor, Tensor, Callable[[Any], Tensor]]:
+    """Return a matrix in a block-scaled format, its scales, and what gives some of its rows in FP64.
+
+    The scale for all of NVFP4 is left out on both sides: it is a factor of the whole product.
+    """
+    import numpy as np
+
+    rows, k = size
+    codes, scales, exact = _distinct(form, k, side)
+    kinds = ("float8_e4m3fn", "float8_e8m0fnu") if form == "mxfp8" else ("float4_e2m1fn_x2", "float8_e4m3fn")
+    kind, kind_of_scale = (getattr(torch, name) for name in kinds)
+    order = np.random.default_rng((seed, side)).permutation(rows) % len(codes)
+    place = torch.from_numpy(order).to(device)
+    matrix = torch.from_numpy(codes).to(device)[place].view(kind)
+    flat = torch.from_numpy(scaled_formats.swizzle(scales[order])).to(device).view(kind_of_scale)
+    known = torch.from_numpy(exact).to(device)
+    return matrix, flat, lambda chosen: known[place[chosen]]
+
+
+@cache
+def _distinct(form: str, k: int, side: int) -> tuple[Any, Any, Any]:
+    """Return rows of random normal numbers in a block-scaled format: codes, scales, and the numbers they stand for."""
+    import numpy as np
+
+    numbers = np.random.default_rng((SEED, side)).standard_normal((_DISTINCT_ROWS, k), dtype=np.float32)
+    if form == "mxfp8":
+        codes, scales = scaled_formats.quantize_mx(numbers)
+        return codes, scales, scaled_formats.dequantize_mx(codes, scales)
+    codes, scales, _ = scaled_formats.quantize_nvfp4(numbers)
+    return codes, scales, scaled_formats.dequantize_nvfp4(codes, scales, 1.0)
+
+
+FORMS = {
+    "bf16": Form(
+        rates=("bf16",), least=(8, 0), make=_plain("bfloat16"), bound=4e-3, output="bf16", bytes=(2, 2)
+    ),
+    "fp16": Form(rates=("fp16",), least=(7, 0), make=_plain("float16"), bound=1e-3, output="fp16", bytes=(2, 2)),
+    "tf32": Form(rates=("tf32",), least=(8, 0), make=_plain("float32"), bound=1e-3, output="fp32", bytes=(4, 4)),
+    "fp64": Form(
+        rates=("fp64_tensor", "fp64"), least=(6, 0), make=_plain("float64"), bound=1e-13, output="fp64", bytes=(8, 8)
+    ),
+    "fp8": Form(rates=("fp8",), least=(8, 9), make=_fp8(by_row=False), bound=1e-2, output="bf16", bytes=(1, 2)),
+    "fp8-rowwise": Form(
+        rates=("fp8",), least=(8, 9), make=_fp8(by_row=True), bound=1e-2, output="bf16", bytes=(1, 2)
+    ),
+    "mxfp8": Form(
+        rates=("fp8",), least=(10, 0), make=_block_scaled("mxfp8"), bound=4e-3, output="bf16", bytes=(1, 2)
+    ),
+    "nvfp4": Form(
+        rates=("fp4",), least=(10, 0), make=_block_scaled("nvfp4"), bound=4e-3, output="bf16", bytes=(0.5, 2)
+    ),
+}  # fmt: skip
+_TYPES = {
+    "fp8": "float8_e4m3fn",
+    "fp8-rowwise": "float8_e4m3fn",
+    "mxfp8": "float8_e8m0fnu",
+    "nvfp4": "float4_e2m1fn_x2",
+}
+"""What torch must know for a format."""
+
+_REFERENCES = (
+    "S. Bekman, Machine Learning Engineering: Maximum Achievable Matmul FLOPS Finder",
+    "NVIDIA cuBLAS documentation, 1D block scaling factors layout",
+)
+
+
+@bench(
+    id="gemm.bf16",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.QUICK,
+    seconds=3,
+    rows=["x-micro-gemm", "arch-goodput"],
+    references=_REFERENCES,
+)
+def bf16(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in BF16.
+
+    What training and inference in BF16 can reach at most: cuBLAS on square matrices, hot, on random numbers. Healthy
+    data-centre GPUs reach 73 to 87 % of the datasheet; the rest is power. Less than other GPUs of the same host means
+    heat, a power cap, or a clock that somebody set.
+    """
+    yield from _measure(lab, "bf16")
+
+
+@bench(
+    id="gemm.fp16",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=6,
+    rows=["x-micro-gemm"],
+    references=_REFERENCES,
+)
+def fp16(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in FP16.
+
+    As gemm.bf16. The tensor cores do both at the same rate; a difference between the two is the library's.
+    """
+    yield from _measure(lab, "fp16")
+
+
+@bench(
+    id="gemm.tf32",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm"],
+    references=_REFERENCES,
+)
+def tf32(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products of FP32 numbers in TF32.
+
+    As gemm.bf16, at half of its peak. This is what torch does with FP32 where TF32 is allowed.
+    """
+    yield from _measure(lab, "tf32")
+
+
+@bench(
+    id="gemm.fp64",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm"],
+    references=_REFERENCES,
+)
+def fp64(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in FP64.
+
+    A100, H100, H200 and B200 do them on tensor cores. B300 and cards without FP64 units have a sixty-fourth of that,
+    which is no fault. Where a product takes too long, it is made smaller.
+    """
+    yield from _measure(lab, "fp64")
+
+
+@bench(
+    id="gemm.fp8",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.QUICK,
+    seconds=3,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
+def fp8(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in FP8 (E4M3) with one scale for each matrix.
+
+    As gemm.bf16, at twice its peak; healthy GPUs reach 71 to 78 % of it. With fast accumulation, without which Hopper's
+    tensor cores do not reach their peak.
+    """
+    yield from _measure(lab, "fp8")
+
+
+@bench(
+    id="gemm.fp8-rowwise",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=6,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
+def fp8_rowwise(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in FP8 (E4M3) with a scale for each row and each column.
+
+    As gemm.fp8. Some releases of torch take a kernel of CUTLASS for it in place of cuBLAS, which is slower.
+    """
+    yield from _measure(lab, "fp8-rowwise")
+
+
+@bench(
+    id="gemm.mxfp8",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
+def mxfp8(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in MXFP8: E4M3 with a power of two for each 32 numbers.
+
+    Needs the tensor cores of compute capability 10, which apply the scales themselves, at the rate of FP8.
+    """
+    yield from _measure(lab, "mxfp8")
+
+
+@bench(
+    id="gemm.nvfp4",
+    scope=Scope.GPU,
+    backend=Backend.TORCH,
+    level=Level.STANDARD,
+    seconds=8,
+    rows=["x-micro-gemm", "prec-fp8-fp4"],
+    references=_REFERENCES,
+)
+def nvfp4(lab: Lab) -> Iterator[Sampled]:
+    """Matrix products in NVFP4: E2M1 with a scale in E4M3 for each 16 numbers.
+
+    Needs the tensor cores of compute capability 10, at twice the rate of FP8 (10.3: three times).
+    """
+    yield from _measure(lab, "nvfp4")
+
+
+def shapes(level: Level, sm_count: int) -> list[Shape]:
+    """Return the shapes of a level, the two squares first.
+
+    From `full` on others follow, of which the fastest is reported: besides further squares, such with a number of rows
+    that spreads tiles of 128 x 256 evenly over the multiprocessors.
+    """
+    squares = [(SQUARE,) * 3] if level is Level.QUICK else [(SQUARE,) * 3, (LARGE,) * 3]
+    if level < Level.FULL:
+        return squares
+    even = 64 * sm_count if sm_count else SQUARE
+    return [
+        *squares,
+        (4096, 4096, 4096), (12288, 12288, 12288), (8192, 8192, 16384), (16384, 16384, 8192),
+        (even, 8192, 8192), (even, 8192, 16384), (2 * even, 8192, 8192),
+    ]  # fmt: skip
+
+
+def available(torch: Any, gpu: BenchGpu, name: str) -> None:
+    """Make sure that a format can be measured.
+
+    Raises:
+        NotApplicable: the GPU has no such units.
+        HostcheckError: torch is too old, or sees no GPU.
+    """
+    form = FORMS[name]
+    if gpu.cc < form.least:
+        have, least = (".".join(map(str, cc)) for cc in (gpu.cc, form.least))
+        raise NotApplicable(f"{gpu.name} has compute capability {have}; its tensor cores have no {name} before {least}")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"built for CUDA {built}, but cannot use the driver" if built else "built without CUDA"
+        raise HostcheckError(
+            f"torch {torch.__version__} is {why}: pip install torch, for the CUDA that nvidia-smi shows"
+        )
+    if name in _TYPES and not (hasattr(torch, _TYPES[name]) and hasattr(torch, "_scaled_mm")):
+        raise HostcheckError(f"torch {torch.__version__} has no {_TYPES[name]}: a newer torch does {name}")
+
+
+def _measure(lab: Lab, name: str) -> Iterator[Sampled]:
+    import torch
+
+    gpu = lab.gpu
+    available(torch, gpu, name)
+    device = torch.device("cuda", gpu.ordinal)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "tf32" else precision)
+    wanted = shapes(lab.level, gpu.sm_count)
+    # The fastest of the others is measured once more.
+    count = len(wanted) + (len(wanted) > 2)
+    timer = _Timer(torch, device, lab, name, lab.seconds / count)
+    try:
+        with torch.cuda.device(device):
+            squares, others = wanted[:2], wanted[2:]
+            for shape in dict.fromkeys(timer.affordable(shape) for shape in squares):
+                yield timer.sample(shape, str(shape[0]))
+            searched = {shape: timer.sample(shape, " x ".join(map(str, shape)), watched=False) for shape in others}
+            yield from (sampled for sampled in searched.values() if not sampled.verified)
+            if searched:
+                yield timer.sample(max(searched, key=lambda shape: fmean(searched[shape].samples)), "best shape")
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.cuda.empty_cache()
+
+
+class _Timer:
+    """Measures products of one format, one shape after the other."""
+
+    def __init__(self, torch: Any, device: Any, lab: Lab, name: str, seconds: float) -> None:
+        self.torch = torch
+        self.device = device
+        self.lab = lab
+        self.form = FORMS[name]
+        self.name = name
+        self.seconds = seconds
+        self.rate = 0.0
+
+    def affordable(self, shape: Shape) -> Shape:
+        """Return a shape, halved until it can be done often enough in the time."""
+        if not self.rate:
+            self.rate = _flops(PROBE) / min(self.run(self.problems(PROBE, sets=1), 4))
+        while LEAST_SAMPLES * _flops(shape) / self.rate > 0.4 * self.seconds and shape > PROBE:
+            m, n, k = shape
+            shape = (m // 2, n // 2, k // 2)
+        return shape
+
+    def sample(self, shape: Shape, case: str, *, watched: bool = True) -> Sampled:
+        problems = self.problems(shape)
+        one = min(self.run(problems, 2 * len(problems)))
+        self.heat(problems, one)
+        for problem in problems:
+            problem.out.fill_(math.nan)
+        # The rest of the time goes into making the inputs and into looking at the outputs.
+        total = max(LEAST_SAMPLES, int(0.4 * self.seconds / one))
+        each = math.ceil(total / MOST_SAMPLES)
+        with self.lab.watch() if watched else nullcontext():
+            times = self.run(problems, total // each, each)
+        errors, wrong = zip(*(check(self.torch, problem, self.form.bound) for problem in problems), strict=True)
+        m, n, k = shape
+        limit, source = _limit(self.lab.gpu, self.form)
+        return Sampled(
+            samples=tuple(each * _flops(shape) / seconds / 1e12 for seconds in times),
+            unit="TFLOPS",
+            case=case,
+            # A GPU at its power limit swings its clock by a fifth, several times in a second. A job gets the mean.
+            statistic="mean",
+            limit=limit,
+            limit_source=source,
+            settings={
+                "m": m, "n": n, "k": k, "input": f"random normal, seed {SEED}", "sets": len(problems),
+                "output": self.form.output,
+            },
+            details={"flops": _flops(shape) * each * len(times), "error": max(errors), "bound": self.form.bound},
+            verified=not any(wrong),
+            invalid=next(filter(None, wrong), ""),
+        )  # fmt: skip
+
+    def heat(self, problems: Sequence[Problem], one: float) -> None:
+        """Multiply until the rate holds still: a cold GPU is faster, and one that meets its power limit swings."""
+        begun, before = time.monotonic(), math.inf
+        while (spent := time.monotonic() - begun) < 0.4 * self.seconds:
+            (pace,) = self.run(problems, 1, max(1, round(_PIECE / one)))
+            if spent > 0.2 * self.seconds and abs(pace / before - 1) < _STILL:
+                break
+            before = pace
+
+    def problems(self, shape: Shape, sets: int = SETS) -> list[Problem]:
+        """Make sets of inputs, fewer where the memory does not hold more.
+
+        Raises:
+            HostcheckError: it does not even hold one.
+        """
+        need = _bytes(shape, self.form)
+        self.torch.cuda.empty_cache()
+        free, total = self.torch.cuda.mem_get_info(self.device)
+        sets = min(sets, int(free * 0.9 / need))
+        if not sets:
+            size, have = " x ".join(map(str, shape)), f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB"
+            raise HostcheckError(
+                f"a product of {size} in {self.name} needs {need / 2**30:.1f} GiB of GPU memory; {have} are free: "
+                "nvidia-smi shows what runs there"
+            )
+        return [self.form.make(self.torch, self.device, shape, SEED + number) for number in range(sets)]
+
+    def run(self, problems: Sequence[Problem], count: int, each: int = 1) -> list[float]:
+        """Multiply `count` times `each` times, the sets taking turns, and return the seconds of each `each`; waits."""
+        marks = [self.torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        marks[0].record()
+        for number in range(count * each):
+            problems[number % len(problems)].multiply()
+            if number % each == each - 1:
+                marks[number // each + 1].record()
+        self.torch.cuda.synchronize()
+        return [first.elapsed_time(second) / 1e3 for first, second in pairwise(marks)]
+
+
+def check(torch: Any, problem: Problem, bound: float) -> tuple[float, str]:
+    """Hold an output against the product of the same numbers in FP64.
+
+    Sampled rows tell how exact it is. The sums of strips of all columns tell whether any element is off: in BF16, by
+    half of an element's typical size or more. What was FP64 already is, besides, summed up exactly on the CPU.
+
+    Returns:
+        The relative error of the sampled rows, and what is wrong with the output, "" where nothing is.
+    """
+    out = problem.out
+    m, n = out.shape
+    draw = torch.Generator().manual_seed(SEED)
+    rows = torch.randperm(m, generator=draw)[:_SAMPLED_ROWS].to(out.device)
+    strips = [slice(at, at + _STRIP) for at in range(0, m, _STRIP)]
+    left = torch.cat([problem.left(rows), *(problem.left(strip).sum(0, keepdim=True) for strip in strips)])
+    product = torch.cat([left @ problem.right(slice(at, at + _STRIP)) for at in range(0, n, _STRIP)], dim=1)
+    sampled, sums = product[: len(rows)], product[len(rows) :]
+    found = torch.stack([out[strip].double().sum(0) for strip in strips])
+    error = float((out[rows].double() - sampled).norm() / sampled.norm())
+    if not error <= bound:
+        return error, f"the output is wrong: {error:.1e} from the product in FP64, allowed are {bound:.0e}"
+    worst = float((found - sums).abs().amax() / sums.square().mean().sqrt())
+    if not worst <= 8 * max(error, 1e-14):
+        return error, f"the output is wrong in places: the sum of a column is {worst:.1e} off"
+    if out.dtype == torch.float64:
+        exact = _exact_error(torch, problem, draw)
+        if not exact <= bound:
+            return exact, f"the output is wrong: {exact:.1e} from the exact sums, allowed are {bound:.0e}"
+    return error, ""
+
+
+def _exact_error(torch: Any, problem: Problem, draw: Any) -> float:
+    """Return how far sampled elements are from sums without rounding, over the norm of these."""
+    m, n = problem.out.shape
+    rows, columns = (torch.randint(0, size, (_SAMPLED_ELEMENTS,), generator=draw) for size in (m, n))
+    left = problem.left(rows.to(problem.out.device)).cpu().tolist()
+    right = problem.right(columns.to(problem.out.device)).t().cpu().tolist()
+    exact = [math.fsum(a * b for a, b in zip(*pair, strict=True)) for pair in zip(left, right, strict=True)]
+    found = problem.out[rows.to(problem.out.device), columns.to(problem.out.device)].cpu().tolist()
+    return math.dist(found, exact) / math.hypot(*exact)
+
+
+def _limit(gpu: BenchGpu, form: Form) -> tuple[float | None, str]:
+    if gpu.model is not None:
+        for rate in form.rates:
+            if rate in gpu.model.dense:
+                return gpu.model.dense[rate], f"{gpu.model.id}: {rate}, dense, of the datasheet"
+    return None, ""
+
+
+def _flops(shape: Shape) -> float:
+    m, n, k = shape
+    return 2.0 * m * n * k
+
+
+def _bytes(shape: Shape, form: Form) -> float:
+    """Return what one set takes while it is made: factors that are quantised are there as FP32 first."""
+    m, n, k = shape
+    factor, output = form.bytes
+    return (m + n) * k * (factor + (8 if factor < 2 else 0)) + m * n * output

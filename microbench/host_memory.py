@@ -1,0 +1,372 @@
+"""Bandwidth and latency of the host's own memory, for each NUMA node and between them.
+
+The loops are compiled by numba, because it brings LLVM with it: no compiler is needed on the host, the loops are as
+wide as its vectors, and they run without Python's lock. Copies are the C library's, which bypass the caches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.model import Scalar
+from hostcheck.registry import bench
+
+from .repeat import repeated
+
+if TYPE_CHECKING:
+    from hostcheck.bench.hostmem import HostMemory
+    from hostcheck.bench.lab import Lab
+
+SCALE = 3.0
+LEAST = 256 * 2**20
+"""Bytes of each array at least; more where that is not four times the last-level cache, as STREAM wants it."""
+_LINE = 64
+_SHARE = 0.25
+_CHASED = 200_000
+_NUMBA = "numba is not installed: pip install 'hostcheck[bench]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A NUMA node with CPUs that this process may use; `cpus` has one of each core."""
+
+    number: int
+    cpus: tuple[int, ...]
+    cache_bytes: int
+    free_bytes: int
+
+    @property
+    def subject(self) -> str:
+        """Its name in findings."""
+        return f"node{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Loops:
+    """Compiled loops over arrays of 64-bit words."""
+
+    add_up: Callable[[Any], int]
+    triad: Callable[[Any, Any, Any, float], None]
+    chase: Callable[[Any, int, int], int]
+
+
+_AVAILABLE = ("MemAvailable:",)
+_RECLAIMED = ("MemFree:", "Active(file):", "Inactive(file):")
+
+
+def nodes(root: str = "/") -> tuple[Node, ...]:
+    """Return the NUMA nodes whose CPUs this process may use; a host that shows none is one node."""
+    from hostcheck.bench.pinning import cpus_of
+
+    allowed = os.sched_getaffinity(0)
+    found = []
+    paths = sorted(Path(root, "sys/devices/system/node").glob("node[0-9]*"), key=lambda path: int(path.name[4:]))
+    for path in paths:
+        number = int(path.name[4:])
+        # All memory is of the only node; what was plugged in later, its own count can lack.
+        meminfo = path / "meminfo" if len(paths) > 1 else Path(root, "proc/meminfo")
+        if cpus := cpus_of(number, root) & allowed:
+            found.append(_node(number, cpus, meminfo, root))
+    return tuple(found) or (_node(0, allowed, Path(root, "proc/meminfo"), root),)
+
+
+def _node(number: int, cpus: set[int], meminfo: Path, root: str) -> Node:
+    cores: dict[str, int] = {}
+    caches: dict[str, int] = {}
+    for cpu in sorted(cpus):
+        folder = Path(root, f"sys/devices/system/cpu/cpu{cpu}")
+        cores.setdefault(_read(folder / "topology/thread_siblings_list") or str(cpu), cpu)
+        last = max(folder.glob("cache/index[0-9]*"), default=None)
+        if last is not None:
+            shared, size = _read(last / "shared_cpu_list"), _read(last / "size").removesuffix("K")
+            caches[shared] = int(size) * 1024 if size.isdecimal() else 0
+    words = _read(meminfo).split()
+    kib = {label: int(words[words.index(label) + 1]) for label in _AVAILABLE + _RECLAIMED if label in words}
+    # Nodes do not say what is available: what files are cached in is.
+    free = kib.get("MemAvailable:") or sum(kib.values())
+    return Node(number, tuple(cores.values()), sum(caches.values()), free * 1024)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def size_of(node: Node, arrays: int) -> int:
+    """Return the bytes of each of so many arrays.
+
+    Raises:
+        HostcheckError: the node has too little memory free.
+    """
+    size = max(LEAST, 4 * node.cache_bytes)
+    if arrays * size > _SHARE * node.free_bytes:
+        raise HostcheckError(
+            f"{node.subject} has {node.free_bytes / 2**20:,.0f} MiB of memory free; "
+            f"{arrays * size / _SHARE / 2**20:,.0f} MiB are needed for arrays that its caches do not hold"
+        )
+    return size
+
+
+def pairs(level: Level, found: Sequence[Node]) -> list[tuple[Node, Node]]:
+    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too."""
+    if level is Level.QUICK:
+        return [(node, node) for node in found]
+    return [(near, far) for near in found for far in found]
+
+
+def _subject(near: Node, far: Node) -> str:
+    return near.subject if near == far else f"{near.subject}>{far.subject}"
+
+
+@bench(
+    id="memory.bandwidth",
+    scope=Scope.HOST,
+    backend=Backend.NONE,
+    level=Level.QUICK,
+    seconds=4,
+    rows=["x-micro-numa-bw"],
+)
+def bandwidth(lab: Lab) -> Iterator[Sampled]:
+    """Memory of the host is read, copied and combined at this rate, by all cores of a NUMA node.
+
+    Each core goes over its part of arrays that are four times the last-level cache: it adds up 64-bit words (read),
+    copies them (copy, by the C library), and computes a = b + 3c (triad). Bytes are counted as STREAM does: loaded
+    plus stored, without what a store first loads. "node0>node1" is cores of node0 on memory of node1. A low number
+    points to empty memory channels, a slow DIMM that slows all, or a power profile that saves.
+    """
+    loops = _compiled()
+    wanted = pairs(lab.level, nodes())
+    for near, far in wanted:
+        yield from _stream(lab, loops, near, far, cases=3 * len(wanted))
+
+
+@bench(
+    id="memory.latency", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=3, lower_is_better=True,
+    rows=["x-micro-numa-bw"],
+)  # fmt: skip
+def latency(lab: Lab) -> Iterator[Sampled]:
+    """A load from memory that no cache holds takes this long.
+
+    One core follows a chain through all lines of an array in random order, in huge pages where the kernel gives them,
+    so that each load waits for the one before it. "node0>node1" is a core of node0 on memory of node1: half as much
+    again is usual between sockets; much more points to a link that runs narrow, or to memory in another place.
+    """
+    loops = _compiled()
+    wanted = pairs(lab.level, nodes())
+    for near, far in wanted:
+        yield _chase(lab, loops, near, far, cases=len(wanted))
+
+
+def _compiled() -> _Loops:
+    try:
+        import numba
+        import numpy as np
+    except ImportError:
+        raise Unavailable(_NUMBA) from None
+    compiled = numba.njit(nogil=True)
+    loops = _Loops(compiled(_add_up), compiled(_triad), compiled(_follow))
+    words, numbers = np.arange(2, dtype=np.int64), np.ones(2)
+    loops.add_up(words)
+    loops.triad(numbers, numbers, numbers, SCALE)
+    loops.chase(np.array([1, 0]), 0, 2)
+    return loops
+
+
+def _add_up(words: Any) -> int:
+    total = 0
+    for word in words:
+        total += word
+    return total
+
+
+def _triad(target: Any, one: Any, other: Any, scale: float) -> None:
+    for number in range(target.size):
+        target[number] = one[number] + scale * other[number]
+
+
+def _follow(following: Any, at: int, steps: int) -> int:
+    for _ in range(steps):
+        at = following[at]
+    return at
+
+
+class _Crew:
+    """Threads that do the same at the same time, each bound to a core."""
+
+    def __init__(self, cpus: Sequence[int], prepare: Callable[[int], None]) -> None:
+        """Start the threads; each calls `prepare` with its number, on its core.
+
+        Raises:
+            Exception: what `prepare` raised in one of them.
+        """
+        self._work: Callable[[int], None] = prepare
+        self._spans: list[tuple[float, float]] = [(0.0, 0.0)] * len(cpus)
+        self._failed: list[Exception] = []
+        self._begin = threading.Barrier(len(cpus) + 1)
+        self._end = threading.Barrier(len(cpus) + 1)
+        self._over = False
+        for number, cpu in enumerate(cpus):
+            threading.Thread(target=self._serve, args=(number, cpu), daemon=True).start()
+        self.time(prepare)
+        if self._failed:
+            self.close()
+            raise self._failed[0]
+
+    def _serve(self, number: int, cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        while True:
+            self._begin.wait()
+            if self._over:
+                return
+            begun = time.perf_counter()
+            try:
+                self._work(number)
+            except Exception as problem:
+                self._failed.append(problem)
+            self._spans[number] = (begun, time.perf_counter())
+            self._end.wait()
+
+    def time(self, work: Callable[[int], None]) -> float:
+        """Return the seconds from the first to begin to the last to end."""
+        self._work = work
+        self._begin.wait()
+        self._end.wait()
+        return max(end for _, end in self._spans) - min(begin for begin, _ in self._spans)
+
+    def times(self, work: Callable[[int], None], many: int) -> list[float]:
+        """Do it many times; return the seconds of each."""
+        return [self.time(work) for _ in range(many)]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._over = True
+        self._begin.wait()
+
+
+def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Iterator[Sampled]:
+    import numpy as np
+
+    from hostcheck.bench.hostmem import HostMemory
+
+    size = size_of(far, 3)
+    count = size // 8 // len(near.cpus)
+    slices: list[tuple[Any, Any, Any]] = [()] * len(near.cpus)  # type: ignore[list-item]
+    kept: list[HostMemory] = []
+
+    def prepare(number: int) -> None:
+        memory = HostMemory(3 * 8 * count, far.number)
+        kept.append(memory)
+        target, one, other = np.frombuffer(memory.view, dtype=np.float64).reshape(3, count)
+        random = np.random.default_rng(number)
+        random.random(out=one)
+        random.random(out=other)
+        target[:] = np.nan
+        slices[number] = (target, one, other)
+
+    crew = _Crew(near.cpus, prepare)
+    settings: dict[str, Scalar] = {
+        "bytes of each array": 8 * count * len(near.cpus), "threads": len(near.cpus), "data": "random",
+        "bytes": "loaded plus stored, as STREAM counts",
+    }  # fmt: skip
+    try:
+        sums = [0] * len(near.cpus)
+
+        def read(number: int) -> None:
+            sums[number] = int(loops.add_up(slices[number][1].view(np.int64)))
+
+        def copy(number: int) -> None:
+            target, one, _ = slices[number]
+            ctypes.memmove(target.ctypes.data, one.ctypes.data, one.nbytes)
+
+        def triad(number: int) -> None:
+            loops.triad(*slices[number], SCALE)
+
+        def read_right() -> bool:
+            return all(
+                total == int(np.add.reduce(one.view(np.int64))) for total, (_, one, _) in zip(sums, slices, strict=True)
+            )
+
+        def copy_right() -> bool:
+            return all(np.array_equal(target, one) for target, one, _ in slices)
+
+        def triad_right() -> bool:
+            return all(np.allclose(target, one + SCALE * other, rtol=1e-15, atol=0) for target, one, other in slices)
+
+        for case, work, right, arrays in (
+            ("read", read, read_right, 1), ("copy", copy, copy_right, 2), ("triad", triad, triad_right, 3),
+        ):  # fmt: skip
+            moved = arrays * 8 * count * len(near.cpus)
+            times = repeated(lab, partial(crew.times, work), cases)
+            yield Sampled(
+                samples=tuple(moved / seconds / 1e9 for seconds in times),
+                unit="GB/s",
+                case=case,
+                subject=_subject(near, far),
+                settings=dict(settings),
+                verified=right(),
+                invalid=_misplaced(kept, far),
+            )
+    finally:
+        crew.close()
+
+
+def _misplaced(kept: Sequence[HostMemory], far: Node) -> str:
+    """Say where the kernel took the memory from another node than the one that was asked for."""
+    found = set().union(*(memory.nodes() or () for memory in kept)) - {far.number}
+    return f"memory of node{min(found)} was had in place of {far.subject}" if found else ""
+
+
+def _chase(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Sampled:
+    import numpy as np
+
+    from hostcheck.bench.hostmem import HostMemory
+
+    size = size_of(far, 2)
+    stride = _LINE // 8
+    lines = size // _LINE
+    kept: list[HostMemory] = []
+    order = np.random.default_rng(1).permutation(lines) * stride
+    place = [0]
+
+    def prepare(_: int) -> None:
+        kept.append(HostMemory(size, far.number))
+        following = np.frombuffer(kept[0].view, dtype=np.int64)
+        following[order] = np.roll(order, -1)
+
+    def work(_: int) -> None:
+        place[0] = int(loops.chase(following, place[0], _CHASED))
+
+    crew = _Crew(near.cpus[:1], prepare)
+    following = np.frombuffer(kept[0].view, dtype=np.int64)
+    place[0] = int(order[0])
+    chased = 0
+
+    def batch(many: int) -> list[float]:
+        nonlocal chased
+        chased += many
+        return crew.times(work, many)
+
+    try:
+        times = repeated(lab, batch, cases)
+    finally:
+        crew.close()
+    return Sampled(
+        samples=tuple(seconds / _CHASED * 1e9 for seconds in times),
+        unit="ns",
+        subject=_subject(near, far),
+        settings={"bytes": size, "order": "random, each line once", "huge pages": "asked for"},
+        verified=place[0] == int(order[chased * _CHASED % lines]),
+        invalid=_misplaced(kept, far),
+    )

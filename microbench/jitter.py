@@ -1,0 +1,125 @@
+"""How evenly the scheduler and the hardware let a program run that never waits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.registry import bench
+
+if TYPE_CHECKING:
+    from hostcheck.bench.lab import Lab
+
+QUANTUM_US = 50.0
+"""How long the fixed piece of work takes: short beside a time slice, long beside reading the clock."""
+_PIECES = 2_000
+_PARTS = 10
+_SECONDS = {Level.QUICK: 1.0, Level.STANDARD: 5.0, Level.FULL: 30.0}
+_INPUT = bytes(range(256))
+
+
+@bench(
+    id="cpu.jitter", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=2, lower_is_better=True,
+    rows=["x-k8s-jitter"],
+    references=["Sottile and Minnich 2004, microbenchmarks for performance tuning of clusters: fixed work quantum"],
+)  # fmt: skip
+def jitter(lab: Lab) -> Iterator[Sampled]:
+    """A fixed piece of work on one CPU takes hardly longer in the worst case than usual.
+
+    A thread bound to one CPU of each NUMA node does the same 50 us of hashing over and over. The number is by how much
+    the 99.9th percentile is over the median. Ranks that wait for each other take the worst of all, so that what one CPU
+    loses now and then all lose nearly always. Interrupts, daemons, SMT siblings, a hypervisor and system management
+    interrupts show here; so does a CPU quota.
+    """
+    chosen = _cpus()
+    budget = min(_SECONDS.get(lab.level, lab.seconds), 0.8 * lab.seconds) / len(chosen)
+    for subject, cpu in chosen:
+        yield _quanta(lab, subject, cpu, budget)
+
+
+def _cpus() -> list[tuple[str, int]]:
+    """Return a CPU of each node: the last that this process may use, because interrupts gather on the first."""
+    from .host_memory import nodes
+
+    return [(node.subject, node.cpus[-1]) for node in nodes()]
+
+
+@contextmanager
+def _bound(cpu: int) -> Iterator[None]:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _quanta(lab: Lab, subject: str, cpu: int, budget: float) -> Sampled:
+    with _bound(cpu):
+        rounds = _calibrated()
+        expected = hashlib.blake2b(_INPUT * rounds).digest()
+        wrong = 0
+        spans = array("q")
+        with lab.watch():
+            end = time.monotonic() + budget
+            while time.monotonic() < end or len(spans) < _PIECES:
+                piece, right = _piece(rounds, expected)
+                spans.extend(piece)
+                wrong += not right
+    usual = median(spans) / 1e3
+    parts = [spans[len(spans) * part // _PARTS : len(spans) * (part + 1) // _PARTS] for part in range(_PARTS)]
+    return Sampled(
+        samples=tuple(percentile(part, 99.9) / 1e3 - usual for part in parts),
+        unit="us",
+        subject=subject,
+        settings={"work": "blake2b", "us of a piece": QUANTUM_US},
+        details={
+            "cpu": cpu,
+            "pieces": len(spans),
+            "bytes of a piece": len(_INPUT) * rounds,
+            "median us": round(usual, 2),
+            "p99 us over the median": round(percentile(spans, 99) / 1e3 - usual, 2),
+            "p99.9 us over the median": round(percentile(spans, 99.9) / 1e3 - usual, 2),
+            "longest us over the median": round(max(spans) / 1e3 - usual, 2),
+            "time lost %": round(100 * sum(max(0.0, span / 1e3 - usual) for span in spans) / (sum(spans) / 1e3), 3),
+        },
+        verified=not wrong,
+    )
+
+
+def _calibrated() -> int:
+    """Return how often the input is to be hashed so that it takes the quantum, at the clock that holds under load."""
+    end = time.perf_counter() + 0.05
+    rounds = 64
+    while time.perf_counter() < end:
+        begun = time.perf_counter_ns()
+        hashlib.blake2b(_INPUT * rounds).digest()
+        taken = (time.perf_counter_ns() - begun) / 1e3
+        rounds = max(8, min(4096, round(rounds * QUANTUM_US / max(taken, 1.0))))
+    return rounds
+
+
+def _piece(rounds: int, expected: bytes) -> tuple[array[int], bool]:
+    """Do the work many times; return the nanoseconds of each, and whether every result was right."""
+    clock, work, data = time.perf_counter_ns, hashlib.blake2b, _INPUT * rounds
+    spans = array("q")
+    right = True
+    for _ in range(_PIECES // 10):
+        begun = clock()
+        result = work(data).digest()
+        spans.append(clock() - begun)
+        right &= result == expected
+    return spans, right
+
+
+def percentile(spans: Sequence[int], share: float) -> int:
+    """Return the span below which so many percent of all are."""
+    ordered = sorted(spans)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))]

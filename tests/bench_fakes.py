@@ -1,0 +1,168 @@
+"""Benchmarks that need no GPU, to see what the engine makes of good and bad ones. Real child processes run them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hostcheck.bench.lab import Lab
+from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.errors import HostcheckError
+from hostcheck.model import Scalar
+from hostcheck.registry import BENCHES, bench
+
+if "fake.good" not in BENCHES:
+
+    @bench(id="fake.good", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def good(lab: Lab) -> Iterator[Sampled]:
+        """A steady number.
+
+        It prints what must not be taken for a result.
+        """
+        print('{"type":"Done","bench":"fake.good"}')
+        os.write(1, b"noise of a library\n" * 1000)
+        with lab.watch():
+            time.sleep(0.05)
+        seen: dict[str, Scalar] = {
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            "order": os.environ.get("CUDA_DEVICE_ORDER", ""),
+            "ordinal": lab.gpu.ordinal,
+            "seconds": lab.seconds,
+            "pid": os.getpid(),
+        }
+        yield Sampled(samples=(99.0, 100.0, 101.0), unit="GB/s", verified=True, settings={"bytes": 8}, details=seen)
+        yield Sampled(samples=(1.0,), unit="GB/s", case="unproven")
+
+    @bench(id="fake.turns", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2, alone=True)
+    def turns(lab: Lab) -> Iterator[Sampled]:
+        """One GPU after the other."""
+        begun = time.monotonic()
+        time.sleep(0.2)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"begun": begun, "ended": time.monotonic()})
+
+    @bench(id="fake.meets", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def meets(lab: Lab) -> Iterator[Sampled]:
+        """Ends only where as many as are to come are there at the same time."""
+        folder = Path(lab.options["folder"])
+        (folder / lab.gpu.subject).touch()
+        while len(list(folder.iterdir())) < int(lab.options["come"]):
+            time.sleep(0.01)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.raises", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def raises(lab: Lab) -> Iterator[Sampled]:
+        """A number, and then a bug of ours."""
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+        raise ZeroDivisionError("one line\nand another")
+
+    @bench(id="fake.refuses", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def refuses(lab: Lab) -> Iterator[Sampled]:
+        """What a user can cause."""
+        raise HostcheckError("there is no such folder; name another with --option path=FOLDER")
+        yield
+
+    @bench(id="fake.package", scope=Scope.GPU, backend=Backend.TORCH, level=Level.QUICK, seconds=0.2)
+    def package(lab: Lab) -> Iterator[Sampled]:
+        """A package that is not there."""
+        import a_package_that_nobody_has  # type: ignore[import-not-found] # noqa: F401
+
+        yield Sampled(samples=(1.0,), unit="GB/s")
+
+    @bench(id="fake.silent", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def silent(lab: Lab) -> Iterator[Sampled]:
+        """No number at all."""
+        yield from ()
+
+    @bench(id="fake.dies", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def dies(lab: Lab) -> Iterator[Sampled]:
+        """The process of one GPU is killed in the middle."""
+        yield Sampled(samples=(1.0,), unit="GB/s", case="before", verified=True)
+        if lab.gpu.index == 1:
+            print("CUDA error: the GPU is lost", flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        yield Sampled(samples=(2.0,), unit="GB/s", case="after", verified=True)
+
+    @bench(id="fake.hangs", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def hangs(lab: Lab) -> Iterator[Sampled]:
+        """One GPU never answers, deaf to all but SIGKILL; what it started goes with it."""
+        if lab.gpu.index == 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            yield Sampled(samples=(1.0,), unit="GB/s", case="started", verified=True, details={"pid": started.pid})
+            time.sleep(600)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.slow", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def slow(lab: Lab) -> Iterator[Sampled]:
+        """One number at once, and the next much later."""
+        yield Sampled(samples=(1.0,), unit="GB/s", case="early", verified=True, details={"pid": os.getpid()})
+        Path(lab.options.get("told", "/dev/null")).touch()
+        time.sleep(600)
+        yield Sampled(samples=(1.0,), unit="GB/s", case="late", verified=True)
+
+    @bench(id="fake.garbles", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def garbles(lab: Lab) -> Iterator[Sampled]:
+        """Writes on the pipe that is the engine's own."""
+        os.write(int(sys.argv[1]), b"garbage\n")
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.together", scope=Scope.GPUS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def together(lab: Lab) -> Iterator[Sampled]:
+        """All GPUs in one process."""
+        for one in lab.gpus:
+            for other in lab.gpus:
+                if one is not other:
+                    pair = f"{one.subject}>{other.subject}"
+                    yield Sampled(
+                        samples=(1.0,),
+                        unit="GB/s",
+                        subject=pair,
+                        verified=True,
+                        details={"ordinal": one.ordinal, "visible": os.environ["CUDA_VISIBLE_DEVICES"]},
+                    )
+
+    @bench(id="fake.ranks", scope=Scope.RANKS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def ranks(lab: Lab) -> Iterator[Sampled]:
+        """One process for each GPU that talk to each other: rank 0 sums what the others send."""
+        import socket
+
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        if lab.options.get("die") == str(rank):
+            os._exit(7)
+        time.sleep(float(lab.options.get("last", "0")))
+        if rank:
+            for _ in range(100):
+                try:
+                    with socket.create_connection(address) as peer:
+                        peer.sendall(bytes([rank]))
+                    return
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+        with socket.create_server(address) as server:
+            total = 0
+            for _ in range(size - 1):
+                peer, _ = server.accept()
+                total += peer.recv(1)[0]
+        yield Sampled(samples=(float(total),), unit="GB/s", verified=True, details={"ordinal": lab.gpu.ordinal})
+
+    @bench(id="fake.host", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def host(lab: Lab) -> Iterator[Sampled]:
+        """The host itself."""
+        yield Sampled(samples=(5.0,), unit="GB/s", verified=True, subject="node0", details={"gpus": len(lab.gpus)})
+
+    @bench(id="fake.model", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def model(lab: Lab) -> Iterator[Sampled]:
+        """Which row of the table of models holds."""
+        known = "" if lab.gpu.model is None else lab.gpu.model.id
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"model": known})
+
+    @bench(id="copy.fake", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def link(lab: Lab) -> Iterator[Sampled]:
+        """A copy over a link with a limit."""
+        yield Sampled(samples=(20.0,), unit="GB/s", verified=True, limit=63.0, limit_source="PCIe 5.0 x16")

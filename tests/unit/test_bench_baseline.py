@@ -1,0 +1,123 @@
+"""Baselines: what is worse, what is noise, and what cannot be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hostcheck.audit import judge
+from hostcheck.bench.baseline import compare, floors, read
+from hostcheck.bench.model import Measurement, Missing, Session
+from hostcheck.bench.session import with_results
+from hostcheck.checklist import Checklist
+from hostcheck.errors import HostcheckError
+from hostcheck.expect import KEYS, read_layer
+from hostcheck.model import Status
+from hostcheck.render.bench import render_comparison
+from hostcheck.render.json import encoded
+from support import host
+
+STEADY = (3098.0, 3099.0, 3100.0, 3101.0, 3102.0)
+TRIAD = Measurement(
+    bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, samples=STEADY, limit=3352.0, verified=True,
+    settings={"buffer_bytes": 1 << 30},
+)  # fmt: skip
+
+
+def session(*measurements: Measurement, missing: tuple[Missing, ...] = (), gpu: str = "H100") -> Session:
+    devices = {f"gpu{number}": {"name": gpu, "pci_id": "10de:2330"} for number in range(2)}
+    return Session(
+        tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=measurements, missing=missing,
+        devices=devices, versions={"driver": "580"},
+    )  # fmt: skip
+
+
+def scaled(factor: float, measured: Measurement = TRIAD) -> Measurement:
+    assert measured.value is not None
+    return replace(measured, value=measured.value * factor, samples=tuple(each * factor for each in measured.samples))
+
+
+@pytest.mark.parametrize(("factor", "worse"), [(1.0, False), (0.98, False), (0.96, True), (1.5, False)])
+def test_worse_by_more_than_the_tolerance(factor: float, worse: bool) -> None:
+    (found,) = compare(session(TRIAD), session(scaled(factor))).compared
+    assert found.worse is worse
+    assert found.change == pytest.approx(100 * (factor - 1), abs=0.01)
+
+
+def test_what_the_scatter_of_the_samples_explains_is_not_worse() -> None:
+    wild = replace(TRIAD, samples=(2000.0, 2500.0, 3100.0, 3600.0, 4100.0))
+    (found,) = compare(session(wild), session(scaled(0.9, wild))).compared
+    assert found.noise > 10
+    assert not found.worse
+
+
+def test_of_times_more_is_worse() -> None:
+    launch = Measurement(bench="launch.kernel", subject="gpu0", unit="us", value=2.0, samples=(2.0,) * 5)
+    (found,) = compare(session(launch), session(scaled(1.5, launch))).compared
+    assert (found.worse, found.change) == (True, -50)
+
+
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        (session(replace(TRIAD, settings={"buffer_bytes": 1 << 28})),
+         "hbm.triad on gpu0: other settings: buffer_bytes 1073741824 then, 268435456 now"),
+        (session(TRIAD, gpu="H200"), "hbm.triad on gpu0: another GPU: H100 then, H200 now"),
+        (session(replace(TRIAD, alone=True)), "hbm.triad on gpu0: not in the baseline"),
+        (session(replace(TRIAD, invalid="throttled")), "the new number is invalid: throttled"),
+        (session(), "hbm.triad on gpu0: not measured now"),
+        (session(missing=(Missing(bench="hbm.triad", subject="gpu0", why="GPU is lost"),)),
+         "hbm.triad on gpu0: GPU is lost"),
+    ],
+)  # fmt: skip
+def test_what_was_measured_otherwise_is_named_and_not_compared(now: Session, why: str) -> None:
+    found = compare(session(TRIAD), now)
+    assert found.compared == ()
+    assert any(why in line for line in found.apart)
+
+
+def test_a_number_without_a_baseline_is_named_and_versions_that_changed_are() -> None:
+    now = replace(session(TRIAD, replace(TRIAD, bench="hbm.read")), versions={"driver": "590", "torch": "2.11"})
+    found = compare(session(TRIAD), now)
+    assert found.apart == ("hbm.read on gpu0: not in the baseline",)
+    assert found.versions == ("driver: 580 then, 590 now", "torch: none then, 2.11 now")
+    text = render_comparison(found, color=False, width=100, ascii=True)
+    assert "hbm.triad gpu0: 3,100 -> 3,100 GB/s +0.0 %" in text
+    assert "1 compared, 0 worse by more than tolerance and noise, 1 not compared." in text
+
+
+def test_a_baseline_is_read_from_json_and_from_an_archive(tmp_path: Path) -> None:
+    from hostcheck.snapshot.archive import write_archive
+
+    plain, packed = tmp_path / "base.json", tmp_path / "host.tar.gz"
+    plain.write_bytes(encoded(session(TRIAD)))
+    with packed.open("wb") as opened:
+        write_archive(with_results(host("bare"), session(TRIAD)), opened)
+    assert read(plain) == read(packed) == session(TRIAD)
+    plain.write_text('{"schema": 9}')
+    with pytest.raises(HostcheckError, match=r"base.json: the measurements are of schema 9"):
+        read(plain)
+    with packed.open("wb") as opened:
+        write_archive(host("bare"), opened)
+    with pytest.raises(HostcheckError, match="nothing was measured; hostcheck bench does that"):
+        read(packed)
+
+
+def test_floors_of_a_good_host_hold_for_it_and_not_for_a_worse_one() -> None:
+    second = replace(scaled(0.99), subject="gpu1")
+    launch = Measurement(bench="launch.kernel", subject="gpu0", unit="us", value=2.0, verified=True)
+    good = session(TRIAD, second, launch)
+    layer = read_layer(floors(good, KEYS), "site")
+    assert set(layer.values) == {"bench.memory[hbm.triad]", "bench.launch[launch.kernel]"}
+    assert layer.match == {"pci": ("10de:2330",)}
+    for factor, status in ((1.0, Status.PASS), (0.96, Status.PASS), (0.9, Status.FAIL)):
+        own = session(scaled(factor), replace(scaled(factor), subject="gpu1"))
+        run = judge(with_results(host("bare"), own), Checklist(only=("bench.memory",)), site=[layer])
+        assert next(result.status for result in run.results if result.id == "bench.memory") is status, factor
+
+
+def test_without_a_valid_number_there_are_no_floors() -> None:
+    with pytest.raises(HostcheckError, match="no valid number"):
+        floors(session(replace(TRIAD, invalid="throttled")), KEYS)

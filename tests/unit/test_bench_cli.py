@@ -1,0 +1,260 @@
+"""`hostcheck bench` as a user runs it: real child processes, with a stand-in for NVML (there is no GPU here)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench_fakes
+from hostcheck.bench.model import Session
+from hostcheck.facts.bench import parse_results
+from hostcheck.snapshot.archive import read_archive
+
+TESTS = Path(bench_fakes.__file__).parent
+# What a plug-in's entry point would do: the fakes are in the register before the command begins.
+START = "import sys, bench_fakes; from hostcheck.cli.main import main; sys.argv = ['hostcheck', *sys.argv[1:]]; main()"
+NODES = "/sys/devices/system/node"
+ONE: dict[str, Any] = {"gpus": [{}]}
+TWO: dict[str, Any] = {"gpus": [{}, {}]}
+
+
+def start(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(TESTS / "fakes"), str(TESTS))),
+        "HOSTCHECK_FAKE_NVML": json.dumps(ONE if nvml is None else nvml),
+        "COLUMNS": "100",
+    }
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    return subprocess.Popen(
+        [sys.executable, "-c", START, "bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+def bench(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> tuple[int, str, str]:
+    running = start(*arguments, nvml=nvml, cwd=cwd)
+    out, err = running.communicate(timeout=60)
+    return running.returncode, out, err
+
+
+def kept(folder: Path) -> Session:
+    (archive,) = folder.glob("hostcheck-bench-*.tar.gz")
+    return parse_results(read_archive(archive).reading("bench.results"))
+
+
+def test_numbers_conditions_and_the_archive(tmp_path: Path) -> None:
+    code, out, err = bench("fake.good", nvml=TWO, cwd=tmp_path)
+    assert "Traceback" not in err
+    assert "MEASURED  quick level, 2 x NVIDIA H100 80GB HBM3, driver 580.159.04" in out
+    assert "fake.good" in out
+    assert "100 GB/s" in out
+    assert "gpu[0-1]" in out
+    assert "its output was not verified" in out
+    assert "[1/1] fake.good on gpu[0-1]" in err
+    assert code == 3, "what is unverified is unknown"
+    session = kept(tmp_path)
+    first = next(measured for measured in session.measurements if not measured.case)
+    assert first.conditions.sm_mhz == 1755
+    assert first.conditions.power_w == 650
+    assert first.conditions.power_limit_w == 700
+    assert set(first.conditions.throttled_ns) == {"sw_power_cap"}
+    assert first.conditions.seconds is not None
+    assert 0.04 < first.conditions.seconds < 2
+    assert first.conditions.joules == pytest.approx(650 * first.conditions.seconds, rel=0.5)
+    assert session.devices["gpu0"]["pci_id"] == "10de:2330"
+    assert session.devices["gpu0"]["default power limit"] == "700 W"
+    assert session.devices["gpu0"]["pinned"] == "the host has one node" or len(list(Path(NODES).glob("node?"))) > 1
+    assert session.versions["driver"] == "580.159.04"
+
+
+def test_the_archive_is_judged_again_by_other_expectations(tmp_path: Path) -> None:
+    bench("fake.turns", "--save", "kept.tar.gz", cwd=tmp_path)
+    again = [sys.executable, "-m", "hostcheck.cli", "audit", "--from", "kept.tar.gz", "--only", "bench.other"]
+    command = [sys.executable, "-c", START, *again[3:]]
+    for floor, code in ((0.5, 0), (2, 1)):
+        wanted = f"bench.other[fake.turns]={{at_least={floor}}}"
+        run = subprocess.run(
+            [*command, "--set", wanted], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(TESTS)}, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == code, run.stdout + run.stderr
+
+
+def test_json_is_the_run(tmp_path: Path) -> None:
+    _, out, _ = bench("fake.turns", "--format", "json", cwd=tmp_path)
+    run = json.loads(out)
+    other = next(result for result in run["results"] if result["id"] == "bench.other")
+    assert other["findings"][0]["subject"] == "gpu0"
+    assert "fake.turns: 1 GB/s" in other["findings"][0]["summary"]
+
+
+@pytest.mark.parametrize(
+    ("nvml", "says"),
+    [
+        ({"gpus": []}, "NVML sees no GPU"),
+        ({"init": "NVML Shared Library Not Found", "gpus": []}, "there is no NVIDIA driver here"),
+        ({"init": "Driver Not Loaded", "gpus": []}, "the NVIDIA driver is installed but not loaded"),
+        ({"init": "Driver/library version mismatch", "gpus": []}, "of different versions: reboot"),
+        ({"gpus": [{"lost": 1}]}, "GPU is lost"),
+        ({"gpus": [{"mig": 1}]}, "MIG is on"),
+        ({"gpus": [{"compute_mode": 2}]}, "its compute mode is Prohibited: nvidia-smi -i 0 -c DEFAULT"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_line(tmp_path: Path, nvml: dict[str, Any], says: str) -> None:
+    code, out, err = bench("fake.good", nvml=nvml, cwd=tmp_path)
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        ({"processes": [1]}, "gpu1 is in use by "),
+        ({"free": 300 << 20}, "gpu1 has only 300 of 81,559 MiB of memory free"),
+        ({"mig": 1}, "MIG is on"),
+        ({"lost": 1}, "GPU is lost"),
+    ],
+)
+def test_one_gpu_that_cannot_be_measured_is_named_and_the_others_are(
+    tmp_path: Path, gpu: dict[str, Any], says: str
+) -> None:
+    code, out, _ = bench("fake.turns", nvml={"gpus": [{}, gpu]}, cwd=tmp_path)
+    session = kept(tmp_path)
+    assert [measured.subject for measured in session.measurements] == ["gpu0"]
+    assert len(session.missing) == 1
+    assert says in session.missing[0].why
+    assert says.split(" of ")[0] in " ".join(out.split())
+    assert code == 3
+
+
+def test_those_that_need_several_gpus_do_without_one_that_is_in_use(tmp_path: Path) -> None:
+    bench("fake.turns", "fake.together", nvml={"gpus": [{}, {"processes": [1]}, {}]}, cwd=tmp_path)
+    session = kept(tmp_path)
+    together = [measured.subject for measured in session.measurements if measured.bench == "fake.together"]
+    assert together == ["gpu0>gpu2", "gpu2>gpu0"]
+    assert [(entry.bench, entry.subject) for entry in session.missing] == [("fake.turns", "gpu1")]
+
+
+def test_a_share_of_a_gpu_has_no_datasheet(tmp_path: Path) -> None:
+    bench("fake.model", nvml={"gpus": [{}, {"virtualization": 2}]}, cwd=tmp_path)
+    session = kept(tmp_path)
+    models = {measured.subject: measured.details["model"] for measured in session.measurements}
+    assert models == {"gpu0": "h100-sxm5-80gb", "gpu1": ""}
+    assert session.devices["gpu1"]["virtualization"] == "VGPU"
+
+
+def test_under_confidential_computing_links_have_no_limit(tmp_path: Path) -> None:
+    bench("copy.fake", nvml={"gpus": [{}, {"protected": 1 << 30}]}, cwd=tmp_path)
+    measured = {each.subject: each for each in kept(tmp_path).measurements}
+    assert (measured["gpu0"].limit, measured["gpu1"].limit) == (63, None)
+    assert measured["gpu1"].settings["confidential computing"] == "on"
+
+
+def test_heat_is_invalid_and_a_failure(tmp_path: Path) -> None:
+    code, out, _ = bench("fake.good", nvml={"gpus": [{"thermal": 0.4}]}, cwd=tmp_path)
+    assert "slowed by hardware thermal slowdown for 40% of the time" in " ".join(out.split())
+    assert "bench.slowdown" in out
+    assert code == 1
+
+
+def test_a_hot_gpu_of_another_rank_voids_what_all_took_part_in(tmp_path: Path) -> None:
+    nvml = {"gpus": [{}, {"thermal": 0.5}]}
+    bench("fake.ranks", "--option", "last=0.3", "--only", "bench.other", nvml=nvml, cwd=tmp_path)
+    (measured,) = kept(tmp_path).measurements
+    assert measured.subject == "gpu[0-1]"
+    assert measured.invalid.startswith("gpu1: slowed by hardware thermal slowdown for ")
+
+
+def test_errors_that_grow_are_a_failure(tmp_path: Path) -> None:
+    code, out, _ = bench("fake.turns", nvml={"gpus": [{"ecc_per_s": 100}]}, cwd=tmp_path)
+    assert "errors were counted meanwhile: ecc.dram.uncorrected" in " ".join(out.split())
+    assert "bench.errors" in out
+    assert code == 1
+
+
+def test_gpus_are_chosen(tmp_path: Path) -> None:
+    bench("fake.turns", "--gpus", "1", nvml=TWO, cwd=tmp_path)
+    assert [measured.subject for measured in kept(tmp_path).measurements] == ["gpu1"]
+    code, _, err = bench("fake.turns", "--gpus", "5", nvml=TWO, cwd=tmp_path)
+    assert (code, err) == (2, "hostcheck: --gpus: no GPU '5' (there are 0, 1)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["hbm.raed"], "no benchmark matches 'hbm.raed'; did you mean 'hbm.read'?"),
+        (["--duration", "soon"], "'soon' is no time such as 90s, 10m or 2h"),
+        (["--option", "path"], "NAME=VALUE is needed"),
+        (["explain", "hbm.raed"], "no benchmark is called 'hbm.raed'; did you mean 'hbm.read'?"),
+        (["compare", "nowhere.json"], "nowhere.json: No such file or directory"),
+    ],
+)
+def test_a_typing_error_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    code, _, err = bench(*arguments, cwd=tmp_path)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
+    code, _, err = bench("record", "base.json", "fake.turns", cwd=tmp_path)
+    assert (code, "Traceback" in err) == (0, False)
+    code, out, _ = bench("compare", "base.json", cwd=tmp_path)
+    assert code == 0
+    assert "1 compared, 0 worse" in out
+    base = json.loads((tmp_path / "base.json").read_text())
+    base["measurements"][0]["value"] = 1.2
+    (tmp_path / "better.json").write_text(json.dumps(base))
+    code, out, _ = bench("compare", "better.json", "--from", "base.json", cwd=tmp_path)
+    assert code == 1
+    assert "fake.turns gpu0: 1.2 -> 1 GB/s -16.7 %" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
+    told = tmp_path / "told"
+    running = start("fake.slow", "--option", f"told={told}", cwd=tmp_path)
+    until = time.monotonic() + 50
+    while not told.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "hostcheck: interrupted" in err
+    assert "Traceback" not in err
+    assert [measured.case for measured in kept(tmp_path).measurements] == ["early"]
+    assert "interrupted" in out
+
+
+def test_what_cannot_be_kept_is_shown_all_the_same(tmp_path: Path) -> None:
+    code, out, err = bench("fake.turns", "--save", "/nowhere/kept.tar.gz", cwd=tmp_path)
+    assert "fake.turns" in out
+    assert "the measurements were not kept: /nowhere/kept.tar.gz: cannot be written" in err
+    assert code != 2
+
+
+def test_list_and_explain(tmp_path: Path) -> None:
+    code, out, _ = bench("list", cwd=tmp_path)
+    assert code == 0
+    assert any(line.startswith("hbm.triad ") for line in out.splitlines())
+    code, out, _ = bench("explain", "hbm.triad", cwd=tmp_path)
+    assert code == 0
+    assert "Judged by  bench.memory, bench.alike" in out
+    assert "pip install 'hostcheck[bench]'" in out

@@ -1,0 +1,515 @@
+"""What of the benchmarks without torch can be tested without a GPU: compiling, the cache, errors, what is counted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from bench_lab import StandInLab
+
+from hostcheck.bench import cuda, kernels
+from hostcheck.bench.hostmem import HostMemory
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Level
+from hostcheck.errors import HostcheckError, NotApplicable
+from hostcheck.gpu_table import table
+from hostcheck.microbench import copies, hbm, l2, links, pattern, peers, repeat
+
+ARCHES = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_103a", "sm_120"]
+FILES = {
+    "hold": {"hold"},
+    "pattern": {"fill", "differ"},
+    "hbm": {"read", "write", "copy", "triad", "check_read", "check_write", "check_triad"},
+    "l2": {"read"},
+    "launch": {"once"},
+}
+MODELS = {model.id: model for model in table().models}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hostcheck" / "kernels"
+
+
+@pytest.fixture
+def nvrtc():
+    try:
+        kernels.nvrtc_version()
+    except HostcheckError as problem:
+        (pytest.fail if "CI" in os.environ else pytest.skip)(f"kernels are not compiled here: {problem}")
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_every_kernel_compiles_without_a_gpu(name, arch, nvrtc):
+    code = kernels.compiled(name, arch)
+    assert code[:4] == b"\x7fELF"
+    assert int.from_bytes(code[18:20], "little") == 190  # EM_CUDA: machine code, not PTX
+    for function in FILES[name]:
+        assert f".text.{function}\0".encode() in code
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    sorted({("hbm", each.options()) for each in hbm.VARIANTS} | {("l2", each.options()) for each in l2.VARIANTS}),
+)
+def test_every_variant_compiles(name, options, arch, nvrtc):
+    assert kernels.compiled(name, arch, options=options) != kernels.compiled(name, arch, options=("-DUNROLL=3",))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_kernels_need_no_header_of_cuda(name):
+    source, headers = kernels.read_source(name)
+    for text in (source, *headers.values()):
+        assert "#include <" not in text
+
+
+def test_the_newest_parts_get_what_only_they_have():
+    made = {cc: kernels.arch_of(cc) for cc in ((8, 0), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0))}
+    assert list(made.values()) == ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_103a", "sm_120a"]
+
+
+# The cache
+
+
+def test_a_second_time_nothing_is_compiled(cache, nvrtc, monkeypatch):
+    first = kernels.compiled("hold", "sm_90a")
+    assert [path.stat().st_mode & 0o777 for path in cache.iterdir()] == [0o600]
+    monkeypatch.setattr(kernels, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert kernels.compiled("hold", "sm_90a") == first
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 10, b"\0" * 4000])
+def test_a_damaged_entry_is_compiled_anew(cache, nvrtc, damage):
+    first = kernels.compiled("hold", "sm_90a")
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(damage)
+    assert kernels.compiled("hold", "sm_90a") == first
+    assert kept.read_bytes() == whole
+
+
+def test_one_flipped_bit_is_noticed(cache, nvrtc):
+    first = kernels.compiled("hold", "sm_90a")
+    (kept,) = cache.iterdir()
+    whole = bytearray(kept.read_bytes())
+    whole[-1] ^= 1
+    kept.write_bytes(whole)
+    assert kernels.compiled("hold", "sm_90a") == first
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_what_somebody_else_put_there_is_not_run(cache, nvrtc, monkeypatch):
+    kernels.compiled("hold", "sm_90a")
+    (kept,) = cache.iterdir()
+    os.chown(kept, 12345, 12345)
+    kernels_compile = kernels._compile
+    compiled: list[str] = []
+
+    def compile(name, *args):
+        compiled.append(name)
+        return kernels_compile(name, *args)
+
+    monkeypatch.setattr(kernels, "_compile", compile)
+    kernels.compiled("hold", "sm_90a")
+    assert compiled == ["hold"]
+    assert kept.stat().st_uid == 0
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(cache, nvrtc):
+    cache.parent.parent.mkdir(parents=True)
+    cache.parent.write_text("a file where a folder should be")
+    assert kernels.compiled("hold", "sm_90a")[:4] == b"\x7fELF"
+    assert cache.parent.read_text() == "a file where a folder should be"
+
+
+def test_a_full_disk_leaves_nothing_half(cache, nvrtc, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert kernels.compiled("hold", "sm_90a")[:4] == b"\x7fELF"
+    assert list(cache.iterdir()) == []
+
+
+def test_all_that_matters_is_in_the_key(cache, monkeypatch):
+    compiled: list[tuple[object, ...]] = []
+
+    def compile(*args: object) -> bytes:
+        compiled.append(args)
+        return b"\x7fELF" + bytes([len(compiled)])
+
+    monkeypatch.setattr(kernels, "_compile", compile)
+    monkeypatch.setattr(kernels, "nvrtc_version", lambda: (13, 0))
+
+    def get(name="hold", arch="sm_90a", **more):
+        return kernels.compiled(name, arch, **more)
+
+    get(), get()
+    assert len(compiled) == 1
+    get(arch="sm_80"), get(driver="13.0"), get(options=("-DUNROLL=2",)), get("launch")
+    assert len(compiled) == 5
+    monkeypatch.setattr(kernels, "nvrtc_version", lambda: (13, 1))
+    get()
+    assert len(compiled) == 6
+    source, headers = kernels.read_source("hold")
+    monkeypatch.setattr(kernels, "read_source", lambda _: (source + " ", headers))
+    get()
+    monkeypatch.setattr(kernels, "read_source", lambda _: (source, {**headers, "pattern.cuh": ""}))
+    get()
+    assert len(compiled) == 8
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch, nvrtc):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert kernels.folder() is None
+    assert kernels.compiled("hold", "sm_90a")[:4] == b"\x7fELF"
+
+
+# What a user can cause
+
+
+def one_line(problem: BaseException) -> str:
+    text = str(problem)
+    assert isinstance(problem, HostcheckError)
+    assert text
+    assert "\n" not in text
+    return text
+
+
+def test_without_cuda_bindings_it_says_how_to_get_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    cuda.driver.cache_clear()
+    kernels.nvrtc_version.cache_clear()
+    with pytest.raises(HostcheckError) as caught:
+        cuda.Device()
+    assert "pip install 'hostcheck[bench]'" in one_line(caught.value)
+    with pytest.raises(HostcheckError) as caught:
+        kernels.compiled("hold", "sm_90a")
+    assert "pip install 'hostcheck[bench]'" in one_line(caught.value)
+
+
+def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
+    class Bound:
+        def nvrtcVersion(self):  # noqa: N802
+            raise RuntimeError("Failed to dlopen libnvrtc.so.12\nand more")
+
+    kernels.nvrtc_version.cache_clear()
+    monkeypatch.setattr(kernels, "_nvrtc", Bound)
+    with pytest.raises(HostcheckError) as caught:
+        kernels.compiled("hold", "sm_90a")
+    text = one_line(caught.value)
+    assert "libnvrtc.so.12" in text
+    assert "pip install 'hostcheck[bench]'" in text
+    kernels.nvrtc_version.cache_clear()
+
+
+def test_a_gpu_that_the_compiler_does_not_know_is_named(nvrtc):
+    with pytest.raises(HostcheckError) as caught:
+        kernels.compiled("hold", "sm_999a")
+    assert "does not know sm_999a" in one_line(caught.value)
+
+
+def test_a_kernel_that_does_not_compile_shows_the_log(nvrtc):
+    with pytest.raises(ValueError, match=r"hbm\.cu does not compile for sm_90a(.|\n)*error"):
+        kernels.compiled("hbm", "sm_90a", options=("-DUNROLL=x",))
+
+
+def test_without_a_driver_it_is_one_line():
+    program = "from hostcheck.bench.cuda import *\ntry: Device()\nexcept CudaError as problem: print(problem)"
+    pytest.importorskip("cuda.bindings")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    if said:  # else there is a GPU
+        assert len(said) == 1
+        assert "no NVIDIA driver" in said[0] or "NO_DEVICE" in said[0]
+    assert done.stderr == ""
+
+
+def test_every_error_that_has_an_advice_exists():
+    driver = pytest.importorskip("cuda.bindings.driver")
+    for name in cuda._ADVICE:
+        assert hasattr(driver.CUresult, f"CUDA_ERROR_{name}"), name
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("CUDA_ERROR_NO_BINARY_FOR_GPU", "bench-cu12"),
+        ("CUDA_ERROR_SYSTEM_NOT_READY", "nvidia-fabricmanager"),
+        ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "reboot"),
+        ("CUDA_ERROR_DEVICE_UNAVAILABLE", "compute mode"),
+        ("CUDA_ERROR_ECC_UNCORRECTABLE", "drain"),
+        ("CUDA_ERROR_INVALID_HANDLE", "cuCall: INVALID_HANDLE"),
+    ],
+)
+def test_an_error_of_the_driver_says_what_to_do(status, expected):
+    driver = pytest.importorskip("cuda.bindings.driver")
+    problem = cuda.failed("cuCall", getattr(driver.CUresult, status))
+    assert expected in one_line(problem)
+    assert problem.name == status.removeprefix("CUDA_ERROR_")
+
+
+def test_a_function_that_the_driver_does_not_have(monkeypatch):
+    class Bound:
+        def cuNew(self):  # noqa: N802
+            raise RuntimeError('Function "cuNew" not found')
+
+    monkeypatch.setattr(cuda, "driver", Bound)
+    with pytest.raises(cuda.CudaError, match=r"driver is too old.*cuNew"):
+        cuda.call("cuNew")
+
+
+# What is counted
+
+
+@pytest.mark.parametrize("l2_mib", [0, 4, 40, 50, 126, 192])
+def test_buffers_are_far_larger_than_the_cache(l2_mib):
+    size = hbm.size_of(SimpleNamespace(l2_bytes=l2_mib * 2**20))
+    assert size >= 2**30
+    assert size >= 8 * l2_mib * 2**20
+    assert size % (16 * max(variant.unroll * variant.threads for variant in hbm.VARIANTS)) == 0
+
+
+@pytest.mark.parametrize("l2_bytes", [0, 6 * 2**20, 52428800, 132120576])
+def test_the_cache_test_stays_in_the_cache(l2_bytes):
+    size = l2.size_of(SimpleNamespace(l2_bytes=l2_bytes))
+    assert size <= max(l2._TILE, l2_bytes // 4)
+    for variant in l2.VARIANTS:
+        assert size % (16 * variant.unroll * variant.threads) == 0
+
+
+@pytest.mark.parametrize("variant", hbm.VARIANTS, ids=str)
+def test_a_grid_covers_every_tile(variant):
+    vectors = 2**30 // 16
+    grid = variant.grid(SimpleNamespace(sm_count=132), vectors)
+    tile = variant.unroll * variant.threads
+    assert grid * tile >= vectors if variant.blocks == 0 else grid <= variant.blocks * 132
+    assert vectors % tile == 0
+
+
+def test_the_limit_is_that_of_the_datasheet_with_its_source():
+    known = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="H100", model=MODELS["h100-sxm5-80gb"])
+    assert hbm.limit_of(known)[0] == 3352
+    assert "H100" in hbm.limit_of(known)[1]
+    assert hbm.limit_of(BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="new")) == (None, "")
+
+
+def test_words_of_the_pattern_are_ordinary_floats_without_repetition():
+    words = [pattern.word(index, 1) for index in range(20000)]
+    assert len(set(words)) > 19900
+    assert all(2.0**-7 <= abs(pattern.as_float(word)) < 2 for word in words)
+    assert sum(word >> 31 for word in words) == pytest.approx(10000, abs=500)
+    assert pattern.word(2**32 + 5, 1) != pattern.word(5, 1)
+    assert pattern.NEVER not in words
+    assert copies.POISON * 0x01010101 not in words
+
+
+def test_the_expected_triad_is_rounded_once():
+    for index in range(2000):
+        b, c = (pattern.as_float(pattern.word(index, seed)) for seed in hbm.SEEDS)
+        assert Fraction(b + hbm.SCALE * c) == Fraction(b) + Fraction(hbm.SCALE) * Fraction(c)
+
+
+def test_lanes_carry_what_the_standard_says():
+    assert {generation: round(16 * lane, 1) for generation, lane in links.LANE_GBS.items()} == {
+        1: 4.0, 2: 8.0, 3: 15.8, 4: 31.5, 5: 63.0, 6: 121.0,
+    }  # fmt: skip
+
+
+class Library:
+    """NVML with what a GPU answers."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def __getattr__(self, name):
+        def ask(*_):
+            if name not in self.answers:
+                raise RuntimeError(f"{name} is not supported")
+            return self.answers[name]
+
+        return ask
+
+
+def with_nvml(monkeypatch, **answers):
+    monkeypatch.setitem(sys.modules, "pynvml", Library({"nvmlInit": None, "nvmlDeviceGetHandleByUUID": 1, **answers}))
+
+
+def test_the_link_to_the_host_is_the_negotiated_one(monkeypatch):
+    gpu = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="H100", model=MODELS["h100-sxm5-80gb"])
+    with_nvml(monkeypatch, nvmlDeviceGetCurrPcieLinkGeneration=4, nvmlDeviceGetCurrPcieLinkWidth=8)
+    limit, source = links.host_link(gpu)
+    assert limit == pytest.approx(15.75, abs=0.01)
+    assert source == "PCIe 4.0 x8, as negotiated (NVML)"
+    with_nvml(monkeypatch)
+    assert links.host_link(gpu)[0] == 63
+    assert links.host_link(BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="new")) == (None, "")
+
+
+def test_a_superchip_copies_over_its_own_link(monkeypatch):
+    model, link = next((model, model.c2c) for model in MODELS.values() if model.c2c is not None)
+    with_nvml(monkeypatch, nvmlDeviceGetCurrPcieLinkGeneration=4, nvmlDeviceGetCurrPcieLinkWidth=1)
+    limit, _ = links.host_link(BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="GH200", model=model))
+    assert limit == link.per_dir_gbs
+
+
+def test_peers_over_nvlink_have_its_limit_and_others_that_of_pcie(monkeypatch):
+    known = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="H100", model=MODELS["h100-sxm5-80gb"])
+    new = BenchGpu(index=1, ordinal=1, uuid="GPU-1", name="new")
+    with_nvml(monkeypatch, nvmlDeviceGetP2PStatus=0)
+    assert links.peer_link(known, known)[:2] == ("nvlink", 450)
+    assert links.peer_link(new, new) == ("nvlink", None, "")
+    with_nvml(monkeypatch, nvmlDeviceGetP2PStatus=5)
+    assert links.peer_link(known, new)[:2] == ("pcie", 63)
+    with_nvml(monkeypatch)
+    assert links.peer_link(known, known) == ("", None, "")
+
+
+# How often, and from where
+
+
+def test_the_warm_up_is_not_among_the_samples():
+    lab = StandInLab(seconds=0.05)
+    asked: list[int] = []
+
+    def batch(count):
+        asked.append(count)
+        return [1e-3 if lab.watched else 9.0] * count
+
+    samples = repeat.repeated(lab, batch)
+    assert set(samples) == {1e-3}
+    assert lab.watched == 1
+    assert max(asked) <= 100
+
+
+def test_a_long_run_of_short_work_has_a_bounded_number_of_samples(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(repeat.time, "monotonic", lambda: clock[0])
+
+    def batch(count):
+        clock[0] += count * 1e-3
+        return [1e-3] * count
+
+    samples = repeat.repeated(StandInLab(level=Level.SOAK, seconds=100.0), batch)
+    assert 900 <= len(samples) <= 1100
+    assert samples[0] == pytest.approx(1e-3)
+
+
+def test_slow_work_has_few_samples_but_some(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(repeat.time, "monotonic", lambda: clock[0])
+
+    def batch(count):
+        clock[0] += count * 0.2
+        return [0.2] * count
+
+    assert len(repeat.repeated(StandInLab(seconds=1.0), batch)) == 10
+
+
+def nodes(root, *, cpus="0-1", memory="0-1", online="0-1", distance="10 21") -> str:
+    folder = root / "sys/devices/system/node"
+    (folder / "node0").mkdir(parents=True)
+    (folder / "online").write_text(f"{online}\n")
+    (folder / "has_memory").write_text(f"{memory}\n")
+    (folder / "has_cpu").write_text(f"{cpus}\n")
+    (folder / "node0/distance").write_text(f"{distance}\n")
+    return str(root)
+
+
+def test_the_farthest_node_is_found(tmp_path):
+    assert copies.far_node(0, nodes(tmp_path / "two")) == 1
+    four = nodes(tmp_path / "four", cpus="0-3", memory="0-3", online="0-3", distance="10 12 32 20")
+    assert copies.far_node(0, four) == 2
+
+
+def test_memory_of_a_gpu_or_a_node_without_memory_is_not_far_memory(tmp_path):
+    assert copies.far_node(0, nodes(tmp_path / "gpu", cpus="0")) is None
+    assert copies.far_node(0, nodes(tmp_path / "bare", memory="0")) is None
+    assert copies.far_node(0, nodes(tmp_path / "one", cpus="0", memory="0", online="0", distance="10")) is None
+    assert copies.far_node(0, str(tmp_path / "nothing")) is None
+
+
+def test_a_longer_run_also_copies_small_blocks():
+    gpu = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="H100")
+    quick = copies.cases(StandInLab(gpus=(gpu,)))
+    assert [case.name for case in quick] == ["pinned", "pageable"]
+    standard = copies.cases(StandInLab(gpus=(gpu,), level=Level.STANDARD))
+    assert [case.name for case in standard][2:] == ["pinned 4 KiB", "pinned 64 KiB", "pinned 1 MiB", "pinned 16 MiB"]
+
+
+def test_memory_of_the_host_tells_where_it_lies():
+    memory = HostMemory(8 * 2**20)
+    assert memory.view[12345] == 0x5A
+    assert ctypes.string_at(memory.pointer, 4) == b"\x5a" * 4
+    placed = memory.nodes()
+    assert placed is None or all(node >= 0 for node in placed)
+    memory.free()
+    memory.free()
+
+
+def test_memory_can_be_had_from_a_chosen_node():
+    memory = HostMemory(2**20, 0)
+    assert memory.nodes() in ({0}, None)
+    memory.free()
+
+
+def test_one_gpu_has_no_peers():
+    lab = StandInLab(gpus=(BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="H100"),))
+    for function in (peers.copy, peers.both, peers.everyone):
+        with pytest.raises(NotApplicable, match="only one GPU"):
+            list(function(lab))
+
+
+@pytest.mark.parametrize(("name", "times"), [("read", 1), ("write", 1), ("copy", 2), ("triad", 3)])
+def test_what_is_loaded_and_what_is_stored_counts(name, times, monkeypatch):
+    monkeypatch.setattr(pattern, "fill", lambda *_: None)
+    device = SimpleNamespace(sm_count=132, alloc=lambda size: SimpleNamespace(size=size))
+    task = hbm.TASKS[name](device, SimpleNamespace(), 2**30)
+    assert task.moved == times * 2**30
+
+
+@pytest.mark.parametrize(
+    ("ends", "counted", "rate", "limit"),
+    [
+        ([(0, 1)], 1, 1.0, 450.0),
+        ([(0, 1), (1, 0)], 2, 2.0, 900.0),
+        ([(first, second) for first in range(8) for second in range(8) if first != second], 7, 7.0, 450.0),
+    ],
+    ids=["one way", "both ways", "all of eight"],
+)
+def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeypatch):
+    wrong = [0]
+
+    def lane(first):
+        return SimpleNamespace(
+            sender=SimpleNamespace(ordinal=first),
+            limit=450.0,
+            limit_source="datasheet",
+            transport="nvlink",
+            direct=True,
+            poison=lambda: None,
+            wrong=lambda: wrong[0],
+        )
+
+    def measure():
+        lanes = [lane(first) for first, _ in ends]
+        (sampled,) = peers._measure(StandInLab(seconds=0.01), lanes, "subject", 1, counted=counted, rule="rule")
+        return sampled
+
+    monkeypatch.setattr(peers, "at_once", lambda lanes: peers.SIZE / 1e9)
+    sampled = measure()
+    assert sampled.samples[0] == pytest.approx(rate)
+    assert sampled.limit == pytest.approx(limit)
+    assert sampled.verified
+    wrong[0] = 1
+    assert not measure().verified

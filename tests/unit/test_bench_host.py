@@ -1,0 +1,246 @@
+"""Benchmarks of the host itself, on this very host; GPUDirect Storage from what gdsio and nvidia-fs print elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from bench_lab import StandInLab
+
+from hostcheck.bench.model import Level, Sampled
+from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
+from hostcheck.microbench import gds, host_memory, jitter, storage
+
+
+def need_numba() -> None:
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        assert not os.environ.get("CI"), "numba is missing: pip install -e '.[dev]'"
+        pytest.skip("numba is not installed: pip install 'hostcheck[bench]'")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> StandInLab:
+    """Arrays that are quick to fill; the caches may hold them."""
+    need_numba()
+    monkeypatch.setattr(host_memory, "LEAST", 8 * 2**20)
+    monkeypatch.setattr(host_memory, "nodes", lambda: (host_memory.Node(0, cpus(), 0, 2**30),))
+    return StandInLab(seconds=0.2)
+
+
+def cpus() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def test_memory_is_read_copied_and_combined_by_every_core(small: StandInLab) -> None:
+    before = os.sched_getaffinity(0)
+    found = {sampled.case: sampled for sampled in host_memory.bandwidth(small)}
+    assert found.keys() == {"read", "copy", "triad"}
+    for sampled in found.values():
+        assert sampled.verified
+        assert sampled.subject == "node0"
+        assert sampled.settings["threads"] == len(cpus())
+        assert all(rate > 0 for rate in sampled.samples)
+    assert os.sched_getaffinity(0) == before, "threads are bound, not the process"
+
+
+def test_a_wrong_word_is_found(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(target: object, one: object, other: object, scale: float) -> None:
+        """Do nothing, as a machine that loses stores."""
+
+    monkeypatch.setattr(host_memory, "_triad", wrong)
+    assert [s.verified for s in host_memory.bandwidth(small)] == [True, True, False]
+
+
+def test_the_chain_goes_through_every_line(small: StandInLab) -> None:
+    (found,) = host_memory.latency(small)
+    assert found.verified
+    assert found.unit == "ns"
+    assert all(0.5 < ns < 100_000 for ns in found.samples)
+
+
+def test_a_chain_that_ends_elsewhere_is_found(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lazy(following: object, at: int, steps: int) -> int:
+        return at
+
+    monkeypatch.setattr(host_memory, "_follow", lazy)
+    (found,) = host_memory.latency(small)
+    assert not found.verified
+
+
+def test_memory_on_the_wrong_node_is_told() -> None:
+    class Elsewhere:
+        def nodes(self) -> set[int]:
+            return {1}
+
+    far = host_memory.Node(0, (0,), 0, 0)
+    assert host_memory._misplaced([Elsewhere()], far) == "memory of node1 was had in place of node0"
+
+
+def test_nodes_have_one_cpu_of_each_core_and_their_caches(tmp_path: Path) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    node = tmp_path / "sys/devices/system/node/node1"
+    node.mkdir(parents=True)
+    (node / "cpulist").write_text(",".join(map(str, allowed)))
+    (node / "meminfo").write_text(
+        "Node 1 MemTotal:  2048 kB\nNode 1 MemFree:  512 kB\nNode 1 Inactive(file):  512 kB\n"
+    )
+    empty = tmp_path / "sys/devices/system/node/node2"
+    empty.mkdir()
+    (empty / "cpulist").write_text("\n")
+    for cpu in allowed:
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}"
+        for name, text in {
+            "topology/thread_siblings_list": f"{allowed[0]}-{allowed[-1]}",
+            "cache/index2/size": "1024K",
+            "cache/index2/shared_cpu_list": str(cpu),
+            "cache/index3/size": "32768K",
+            "cache/index3/shared_cpu_list": "all",
+        }.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"{text}\n")
+    assert host_memory.nodes(str(tmp_path)) == (host_memory.Node(1, (allowed[0],), 32 * 2**20, 2**20),)
+
+
+def test_the_only_node_has_all_memory(tmp_path: Path) -> None:
+    """As on a guest whose kernel counts under node0 only what it booted with: 5 of 252 GiB."""
+    node = tmp_path / "sys/devices/system/node/node0"
+    node.mkdir(parents=True)
+    (node / "cpulist").write_text(",".join(map(str, os.sched_getaffinity(0))))
+    (node / "meminfo").write_text("Node 0 MemTotal:  8220144 kB\nNode 0 MemFree:  5230320 kB\n")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  263998500 kB\nMemAvailable:  263231320 kB\n")
+    (found,) = host_memory.nodes(str(tmp_path))
+    assert found.free_bytes == 263231320 * 1024
+
+
+def test_too_little_memory_is_one_line() -> None:
+    node = host_memory.Node(1, (0,), 384 * 2**20, 8 * 2**30)
+    with pytest.raises(HostcheckError, match=r"node1 has 8,192 MiB of memory free; 18,432 MiB are needed"):
+        host_memory.size_of(node, 3)
+    assert host_memory.size_of(host_memory.Node(0, (0,), 0, 2**40), 3) == 256 * 2**20
+
+
+def test_a_quick_run_measures_no_pairs() -> None:
+    two = [host_memory.Node(number, (0,), 0, 0) for number in (0, 1)]
+    assert [host_memory._subject(*pair) for pair in host_memory.pairs(Level.QUICK, two)] == ["node0", "node1"]
+    every = [host_memory._subject(*pair) for pair in host_memory.pairs(Level.STANDARD, two)]
+    assert every == ["node0", "node0>node1", "node1>node0", "node1"]
+
+
+def test_without_numba_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "numba", None)
+    with pytest.raises(Unavailable, match=r"numba is not installed: pip install 'hostcheck\[bench\]'"):
+        next(iter(host_memory.bandwidth(StandInLab())))
+
+
+def test_jitter_is_measured_on_one_cpu_of_each_node() -> None:
+    before = os.sched_getaffinity(0)
+    (found,) = list(jitter.jitter(StandInLab(seconds=0.2)))[:1]
+    assert found.verified
+    assert found.details["cpu"] in before
+    assert len(found.samples) == 10
+    assert float(str(found.details["p99 us over the median"])) <= float(str(found.details["p99.9 us over the median"]))
+    assert float(str(found.details["p99.9 us over the median"])) <= float(
+        str(found.details["longest us over the median"])
+    )
+    assert os.sched_getaffinity(0) == before
+
+
+def test_percentiles() -> None:
+    spans = list(range(1000))
+    assert jitter.percentile(spans, 99) == 990
+    assert jitter.percentile(spans, 99.9) == 999
+    assert jitter.percentile([7], 99.9) == 7
+
+
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use files of 8 MiB."""
+    monkeypatch.setattr(storage, "GIB", 8 * 2**20)
+
+
+def on_disk() -> Path:
+    """Return a folder that is not in memory."""
+    return Path("/var/tmp")
+
+
+def read_storage(**options: str) -> dict[str, Sampled]:
+    return {s.case: s for s in storage.read(StandInLab(seconds=0.5, options=options))}
+
+
+@pytest.mark.parametrize("reader", ["fio", "threads"])
+def test_storage_is_read_past_the_cache_and_nothing_stays(monkeypatch: pytest.MonkeyPatch, reader: str) -> None:
+    tiny(monkeypatch)
+    if reader == "threads":
+        monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    elif shutil.which("fio") is None:
+        assert not os.environ.get("CI"), "fio is missing: scripts/install-test-parts installs it"
+        pytest.skip("fio is not installed (scripts/install-test-parts)")
+    before = set(on_disk().iterdir())
+    found = read_storage(path=str(on_disk()))
+    assert found.keys() == {"sequential", "random"}
+    for sampled in found.values():
+        assert sampled.verified
+        assert sampled.settings["read by"] == ("threads" if reader == "threads" else "fio, libaio")
+        assert len(sampled.samples) == 5
+        assert min(sampled.samples) > 0
+    assert set(on_disk().iterdir()) == before
+
+
+def test_a_drive_that_gives_other_data_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(monkeypatch)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(storage, "_page", lambda offset: bytes(storage.PAGE))
+    assert not any(sampled.verified for sampled in read_storage(path=str(on_disk())).values())
+
+
+def test_storage_is_measured_only_where_the_user_says() -> None:
+    with pytest.raises(NotApplicable, match=r"only where you say: --option path=FOLDER"):
+        read_storage()
+    with pytest.raises(HostcheckError, match=r"/dev/shm is in memory \(tmpfs\)"):
+        read_storage(path="/dev/shm")
+    with pytest.raises(HostcheckError, match=r"/no/such/folder: No such file"):
+        read_storage(path="/no/such/folder")
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 2**20))
+    with pytest.raises(HostcheckError, match=r"1 MiB are free, 512 are needed"):
+        read_storage(path=str(on_disk()))
+
+
+# Lines as NVIDIA's GPUDirect Storage pages show them; gdsio itself was not had.
+GDSIO = (
+    "IoType: WRITE XferType: GPUD Threads: 16 DataSetSize: 1/1(KiB) IOSize: 1024(KiB) Throughput: 1.0 GiB/sec\n"
+    "Verifying data\n"
+    "IoType: READ XferType: GPUD Threads: 16 DataSetSize: 4187136/4194304(KiB) IOSize: 1024(KiB) "
+    "Throughput: 3.227660 GiB/sec, Avg_Latency: 1209.149901 usecs ops: 4089 total_time 1.237170 secs\n"
+)
+STATS = (
+    "GDS Version: 1.14.0.31\nNVFS statistics(ver: 4.0)\n"
+    "Reads\t\t\t\t: n=132768 ok=132768 err=0 readMiB=132768 io_state_err=0\n"
+    "Reads\t\t\t\t: Bandwidth(MiB/s)=13224 Avg-Latency(usec)=594\nSparse Reads\t\t: n=0 io=0 holes=0 pages=0\n"
+)
+
+
+def test_gdsio_must_have_read_the_way_it_was_told() -> None:
+    assert gds.throughput(GDSIO, "", 0, "GPUD") == pytest.approx(3.22766 * 2**30 / 1e9)
+    with pytest.raises(HostcheckError, match="read by GPUD in place of CPU_GPU"):
+        gds.throughput(GDSIO, "", 0, "CPU_GPU")
+    with pytest.raises(HostcheckError, match=r"gdsio failed \(exit 1\): cuFileDriverOpen error"):
+        gds.throughput("", "note\ncuFileDriverOpen error", 1, "GPUD")
+
+
+def test_reads_that_nvidia_fs_did_not_count_were_not_straight(tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    assert gds.direct_reads(stats) is None
+    stats.write_text(STATS)
+    assert gds.direct_reads(stats) == 132768
+    stats.write_text(STATS.replace("n=132768 ok=132768 err=0 readMiB=132768", "err=0"))
+    assert gds.direct_reads(stats) is None, "statistics are off"
+    assert gds.fallen_back(5, 5)
+    assert not gds.fallen_back(0, 5)
+    assert not gds.fallen_back(None, None)

@@ -1,0 +1,221 @@
+"""The parent and its children: real processes, with benchmarks that behave and that do not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import bench_fakes
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Level, Measurement
+from hostcheck.bench.parent import Harvest, Parent, Progress, Step
+from hostcheck.registry import BENCHES
+
+GPUS = tuple(BenchGpu(index=number, ordinal=0, uuid=f"GPU-{number}", name="fake") for number in (0, 1, 3))
+
+
+@pytest.fixture(autouse=True)
+def _fakes_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(bench_fakes.__file__).parent))
+
+
+def steps(*ids: str, seconds: float = 0.2) -> list[Step]:
+    return [Step(bench=BENCHES[f"fake.{id}"], seconds=seconds, alone=BENCHES[f"fake.{id}"].alone) for id in ids]
+
+
+def run(*ids: str, gpus: Sequence[BenchGpu] = GPUS, grace: float = 20.0, **options: str) -> Harvest:
+    return Parent(gpus, level=Level.QUICK, grace=grace, options=options).run(steps(*ids))
+
+
+def of(harvest: Harvest, bench: str) -> dict[str, Measurement]:
+    return {" ".join(filter(None, (m.subject, m.case))): m for m in harvest.measurements if m.bench == f"fake.{bench}"}
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_each_gpu_has_a_process_of_its_own_that_sees_it_alone() -> None:
+    harvest = run("good")
+    assert harvest.missing == []
+    found = of(harvest, "good")
+    assert {name: (m.value, m.details["visible"]) for name, m in found.items() if not m.case} == {
+        "gpu0": (100.0, "GPU-0"),
+        "gpu1": (100.0, "GPU-1"),
+        "gpu3": (100.0, "GPU-3"),
+    }
+    assert {m.details["order"] for m in found.values() if not m.case} == {"PCI_BUS_ID"}
+    assert {m.details["ordinal"] for m in found.values() if not m.case} == {0}
+    assert len({m.details["pid"] for m in found.values() if not m.case}) == 3
+    assert found["gpu0"].invalid == ""
+    assert found["gpu0 unproven"].invalid == "its output was not verified"
+    assert found["gpu0"].settings == {"bytes": 8}
+
+
+def test_all_gpus_run_at_once_and_one_after_the_other_where_that_is_asked_for(tmp_path: Path) -> None:
+    harvest = run("meets", "turns", folder=str(tmp_path), come="3")
+    assert harvest.missing == []
+    assert harvest.first is not None
+    assert len(of(harvest, "meets")) == 3
+    turns = sorted(
+        (float(str(m.details["begun"])), float(str(m.details["ended"]))) for m in of(harvest, "turns").values()
+    )
+    assert all(first[1] <= second[0] for first, second in pairwise(turns))
+    assert all(m.alone for m in of(harvest, "turns").values())
+    assert not any(m.alone for m in of(harvest, "meets").values())
+
+
+def test_a_bug_keeps_what_came_before_it_and_the_others_go_on() -> None:
+    harvest = run("raises", "refuses", "package", "silent", "good", gpus=GPUS[:1])
+    assert set(of(harvest, "raises")) == {"gpu0"}
+    assert set(of(harvest, "good")) == {"gpu0", "gpu0 unproven"}
+    missing = {m.bench: m for m in harvest.missing}
+    assert missing["fake.raises"].why == "ZeroDivisionError: one line"
+    assert "bench_fakes.py" in missing["fake.raises"].bug
+    assert missing["fake.refuses"].why == "there is no such folder; name another with --option path=FOLDER"
+    assert missing["fake.refuses"].bug == ""
+    assert "pip install 'hostcheck[torch]'" in missing["fake.package"].why
+    assert missing["fake.silent"].why == "it gave no number"
+
+
+def test_a_gpu_that_is_lost_is_named_and_the_others_go_on() -> None:
+    harvest = run("dies", "good")
+    assert set(of(harvest, "dies")) == {"gpu0 before", "gpu0 after", "gpu1 before", "gpu3 before", "gpu3 after"}
+    (lost,) = harvest.missing
+    assert (lost.bench, lost.subject) == ("fake.dies", "gpu1")
+    assert "SIGSEGV" in lost.why
+    assert "CUDA error: the GPU is lost" in lost.why
+    assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good")), "a second process measures what is left"
+
+
+def test_a_gpu_whose_process_dies_again_and_again_is_left_alone() -> None:
+    harvest = run("dies", "dies", "good", gpus=GPUS[1:2])
+    assert of(harvest, "good") == {}
+    assert harvest.missing[-1].why == "left alone after its process died 2 times"
+
+
+def test_a_hang_ends_at_its_limit_with_all_that_it_started() -> None:
+    begun = time.monotonic()
+    harvest = run("hangs", "good", grace=5.0)
+    assert time.monotonic() - begun < 60
+    (hung,) = harvest.missing
+    assert (hung.bench, hung.subject) == ("fake.hangs", "gpu1")
+    assert hung.why.startswith("the process that measured it gave no answer in 5 s; it was killed")
+    started = int(str(of(harvest, "hangs")["gpu1 started"].details["pid"]))
+    assert is_gone(started)
+    assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
+
+
+def test_garbage_on_the_pipe_is_no_result() -> None:
+    harvest = run("garbles", gpus=GPUS[:1])
+    assert harvest.measurements == []
+    assert len(harvest.missing) == 1
+
+
+def test_a_child_that_cannot_start_is_named() -> None:
+    parent = Parent(GPUS[:2], level=Level.QUICK, launcher=(sys.executable, "-c", "raise SystemExit('no such thing')"))
+    harvest = parent.run(steps("good"))
+    assert {m.subject for m in harvest.missing} == {"gpu0", "gpu1"}
+    assert all("exit status 1: no such thing" in m.why for m in harvest.missing)
+
+
+def test_where_no_process_can_be_started_it_says_so() -> None:
+    harvest = Parent(GPUS[:1], level=Level.QUICK, launcher=("/nowhere/python",)).run(steps("good"))
+    assert [(m.subject, m.why) for m in harvest.missing] == [
+        ("gpu0", "no process could be started: No such file or directory")
+    ]
+
+
+def test_one_process_with_all_gpus() -> None:
+    found = of(run("together"), "together")
+    assert set(found) == {"gpu0>gpu1", "gpu0>gpu3", "gpu1>gpu0", "gpu1>gpu3", "gpu3>gpu0", "gpu3>gpu1"}
+    assert found["gpu3>gpu0"].details == {"ordinal": 2, "visible": "GPU-0,GPU-1,GPU-3"}
+
+
+def test_ranks_find_each_other() -> None:
+    harvest = run("ranks")
+    assert harvest.missing == []
+    (found,) = harvest.measurements
+    assert (found.subject, found.value) == ("gpu[0-1,3]", 3.0)
+
+
+def test_a_rank_that_dies_takes_the_benchmark_along_and_no_more() -> None:
+    begun = time.monotonic()
+    harvest = run("ranks", "good", die="1")
+    assert time.monotonic() - begun < 60
+    assert [(m.subject, "exit status 7" in m.why) for m in harvest.missing] == [("gpu1", True)]
+    assert set(of(harvest, "good")) >= {"gpu0", "gpu1", "gpu3"}
+
+
+def test_the_host_needs_no_gpu() -> None:
+    (found,) = run("host", gpus=()).measurements
+    assert (found.subject, found.details) == ("node0", {"gpus": 0})
+
+
+def test_progress_says_what_runs_and_what_is_left() -> None:
+    told: list[Progress] = []
+    Parent(GPUS[:1], level=Level.QUICK, tell=told.append).run(steps("good", "turns"))
+    begun = [(p.bench, p.step, p.steps, round(p.left, 1)) for p in told if p.got is None]
+    assert begun == [("fake.good", 1, 2, 0.4), ("fake.turns", 2, 2, 0.2)]
+    assert [p.got.case for p in told if p.got is not None] == ["", "unproven", ""]
+
+
+def test_ctrl_c_keeps_what_came_and_leaves_no_process() -> None:
+    def press(progress: Progress) -> None:
+        if progress.got is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    harvest = Parent(GPUS[:1], level=Level.QUICK, grace=60.0, tell=press).run(steps("slow", "good"))
+    assert harvest.interrupted
+    assert set(of(harvest, "slow")) == {"gpu0 early"}
+    assert [(m.bench, m.why) for m in harvest.missing] == [("fake.slow", "interrupted"), ("fake.good", "interrupted")]
+    assert is_gone(int(str(of(harvest, "slow")["gpu0 early"].details["pid"])))
+
+
+def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
+    """Also where the parent is killed so that it can tidy up nothing."""
+    program = (
+        "import sys, bench_fakes\n"
+        "from hostcheck.bench.lab import BenchGpu\n"
+        "from hostcheck.bench.model import Level\n"
+        "from hostcheck.bench.parent import Parent, Step\n"
+        "from hostcheck.registry import BENCHES\n"
+        "gpu = BenchGpu(index=0, ordinal=0, uuid='GPU-0', name='fake')\n"
+        "tell = lambda p: p.got and print(p.got.details['pid'], flush=True)\n"
+        "Parent([gpu], level=Level.QUICK, grace=600, tell=tell).run([Step(bench=BENCHES['fake.slow'], seconds=1)])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 5
+    while not is_gone(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert is_gone(pid)
+
+
+def test_what_cannot_be_killed_is_left_behind_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver call that never returns keeps a process from dying; here, the signal is kept from it."""
+    monkeypatch.setattr("hostcheck.bench.parent.os.killpg", lambda group, number: None)
+    monkeypatch.setattr("hostcheck.bench.parent._GOING", 0.2)
+    harvest = run("hangs", grace=5.0, gpus=GPUS[:2])
+    (hung,) = harvest.missing
+    assert hung.subject == "gpu1"
+    left = re.search(r"it cannot be killed and was left behind \(pid (\d+)\)", hung.why)
+    assert left, hung.why
+    assert "gpu0" in of(harvest, "hangs")
+    monkeypatch.undo()
+    os.killpg(int(left[1]), signal.SIGKILL)
+    os.waitpid(int(left[1]), 0)

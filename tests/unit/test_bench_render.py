@@ -1,0 +1,107 @@
+"""What was measured, as people see it: equal parts on one line, the worst by name, what is invalid apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hostcheck.audit import judge
+from hostcheck.bench.model import Measurement, Missing, Session
+from hostcheck.bench.session import with_results
+from hostcheck.checklist import Checklist
+from hostcheck.model import Scalar
+from hostcheck.render.bench import number, render_session
+from support import host
+
+TRIAD = Measurement(bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, limit=3352.0, verified=True)
+
+
+def shown(*measurements: Measurement, missing: tuple[Missing, ...] = (), width: int = 100) -> list[str]:
+    devices = {f"gpu{number}": {"name": "NVIDIA H100 80GB HBM3"} for number in range(8)}
+    session = Session(
+        tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=measurements, missing=missing,
+        devices=devices, versions={"driver": "580"}, seconds=21.4,
+    )  # fmt: skip
+    return render_session(session, color=False, width=width, ascii=True).splitlines()
+
+
+def test_equal_gpus_share_a_line_with_the_worst_by_name() -> None:
+    each = [replace(TRIAD, subject=f"gpu{index}", value=3100.0 - 10 * index - 60 * (index == 7)) for index in range(8)]
+    lines = shown(*each)
+    assert lines[0] == "MEASURED  quick level, 8 x NVIDIA H100 80GB HBM3, driver 580, 21 s"
+    assert " ".join(" ".join(lines[2:4]).split()) == (
+        "hbm.triad 3,065 GB/s ###############. 91.4% of 3,352 gpu[0-7]; worst 2,970 on gpu7"
+    )
+
+
+def test_where_all_are_alike_nobody_is_named() -> None:
+    lines = shown(TRIAD, replace(TRIAD, subject="gpu1", value=3101.0))
+    assert lines[2].endswith("92.5% of 3,352 gpu[0-1]")
+    alone = [replace(TRIAD, subject=f"gpu{index}", alone=True) for index in range(2)]
+    assert shown(*alone)[2].endswith("gpu[0-1], each alone")
+
+
+def test_the_floor_stands_in_the_bar_and_beside_the_limit() -> None:
+    session = Session(
+        tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(TRIAD,),
+        devices={"gpu0": {"pci_id": "10de:2330"}},
+    )  # fmt: skip
+    run = judge(with_results(host("bare"), session), Checklist(only=("bench",)))
+    text = render_session(session, run, color=False, width=100, ascii=True)
+    assert "############|##.  92.5% of 3,352, at least 78% gpu0" in text
+
+
+def test_of_times_the_longest_is_the_worst_and_there_is_no_bar() -> None:
+    each = [
+        Measurement(bench="launch.kernel", case="wall", subject=f"gpu{index}", unit="us", value=2.0 + index)
+        for index in range(3)
+    ]
+    (line,) = (line for line in shown(*each) if "launch.kernel" in line)
+    assert line.split() == ["launch.kernel", "wall", "3", "us", "gpu[0-2];", "worst", "4", "on", "gpu2"]
+
+
+def test_what_is_invalid_says_why_beside_its_number() -> None:
+    lines = shown(
+        TRIAD, replace(TRIAD, subject="gpu1", value=2000.0, invalid="python (pid 7) ran on the GPU meanwhile")
+    )
+    assert lines[2].split()[:2] == ["hbm.triad", "3,100"]
+    assert " ".join(lines[3].split()) == "2,000 GB/s invalid on gpu1: python (pid 7) ran on the GPU meanwhile"
+
+
+def test_cases_of_one_benchmark_do_not_repeat_its_name() -> None:
+    lines = shown(replace(TRIAD, bench="copy.h2d", case="pinned"), replace(TRIAD, bench="copy.h2d", case="pageable"))
+    assert [line.split()[0] for line in lines[2:4]] == ["copy.h2d", "pageable"]
+
+
+def test_what_was_never_run_on_such_a_part_is_told_once_for_each_benchmark() -> None:
+    unseen: dict[str, Scalar] = {"hardware": "not run on this hardware by us"}
+    each = [replace(TRIAD, bench="tensor.pipe", case=case, settings=unseen) for case in ("BF16", "FP8")]
+    lines = shown(TRIAD, *each, replace(TRIAD, bench="sm.sweep", settings=unseen))
+    assert "  tensor.pipe, sm.sweep: not run on this hardware by us" in lines
+
+
+def test_what_was_not_measured_is_told_once_for_each_reason() -> None:
+    missing = tuple(
+        Missing(bench=bench, subject=subject, why="MIG is on")
+        for bench in ("hbm.read", "hbm.write", "hbm.copy", "hbm.triad", "l2.read")
+        for subject in ("gpu1", "gpu2")
+    )
+    lines = shown(TRIAD, missing=missing)
+    assert "  hbm.read, hbm.write, hbm.copy and 2 more on gpu[1-2]: MIG is on" in lines
+
+
+def test_names_from_a_host_cannot_act_upon_a_terminal() -> None:
+    lines = shown(replace(TRIAD, subject="gpu0\x1b[2J"), missing=(Missing(bench="x\r", subject="\x07", why="\x1b[0m"),))
+    assert not any(character in line for line in lines for character in "\x1b\r\x07")
+
+
+def test_it_fits_a_narrow_page() -> None:
+    assert max(map(len, shown(TRIAD, replace(TRIAD, subject="gpu1"), width=50))) <= 50
+
+
+def test_numbers_have_about_four_digits() -> None:
+    assert [number(value) for value in (3352.4, 55.273, 0.83806, 1234567.0)] == [
+        "3,352",
+        "55.27",
+        "0.8381",
+        "1,234,567",
+    ]

@@ -1,0 +1,241 @@
+"""Which GPUs, which benchmarks, how long; and what the fact makes of sessions from anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bench_fakes  # noqa: F401 (it registers benchmarks)
+from hostcheck.audit import judge
+from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
+from hostcheck.bench.session import BUDGET, Host, choose, lacking, look, plan, with_results
+from hostcheck.checklist import Checklist
+from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.expect import KEYS, Expect, Layer, read_layer
+from hostcheck.facts.bench import judge_of, parse_results, traits
+from hostcheck.model import exit_code
+from hostcheck.registry import BENCHES, load_benches
+from hostcheck.snapshot.archive import read_archive, write_archive
+from hostcheck.snapshot.reading import Ending, Reading
+from support import host, sample
+
+GPU = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="fake")
+
+
+def nvml(name: str) -> Reading:
+    return host(name).reading("gpu.nvml")
+
+
+def test_the_gpus_of_a_real_host() -> None:
+    """The recording of a host with one H100."""
+    seen = look(nvml("h100x1"))
+    (gpu,) = seen.gpus
+    assert (gpu.index, gpu.name, gpu.cc, gpu.sm_count) == (0, "NVIDIA H100 80GB HBM3", (9, 0), 132)
+    assert gpu.model is not None
+    assert gpu.model.id == "h100-sxm5-80gb"
+    assert seen.versions == {"driver": "580.159.04", "CUDA driver": "13.0"}
+    assert seen.devices["gpu0"]["bus_id"] == "0000:00:06.0"
+    assert seen.devices["gpu0"]["virtualization"] == "Pass-Through"
+    assert seen.refused == {}
+    assert seen.why_none == ""
+
+
+def test_gpus_are_chosen_by_index_range_uuid_and_by_what_the_job_sees() -> None:
+    both = [gpu.index for gpu in look(nvml("h200x2")).gpus]
+    assert both == [0, 1]
+    uuid = look(nvml("h200x2")).gpus[1].uuid
+    for chosen, visible, indices in (
+        ("1", None, [1]), ("0-1", None, both), ("gpu1,0", "0", [1, 0]), (uuid, None, [1]),
+        ("", "1", [1]), ("", uuid, [1]), ("", None, both), ("", "", []), ("", "-1", []),
+    ):  # fmt: skip
+        assert [gpu.index for gpu in look(nvml("h200x2"), chosen, visible).gpus] == indices, (chosen, visible)
+    with pytest.raises(HostcheckError, match=r"--gpus: no GPU '7' \(there are 0, 1\)"):
+        look(nvml("h200x2"), "7")
+    with pytest.raises(HostcheckError, match="MIG devices are not measured"):
+        look(nvml("h200x2"), "", "MIG-41b36a2c")
+
+
+def test_a_probe_without_an_answer_is_no_gpu_and_says_why() -> None:
+    assert "no answer in 60 s" in look(Reading("gpu.nvml", Ending.TIMEOUT, note="no answer in 60 s")).why_none
+
+
+def test_what_answers_soonest_runs_first() -> None:
+    order = [(made.backend, made.scope) for made in choose(load_benches(), ["*.*"], Level.QUICK)]
+    backends = [backend for backend, _ in order]
+    assert backends == sorted(backends, key=[Backend.CUDA, Backend.TORCH, Backend.NONE].index)
+    assert order.index((Backend.CUDA, Scope.GPU)) < order.index((Backend.TORCH, Scope.GPU))
+
+
+def test_a_level_includes_the_lower_ones_and_a_name_overrules_it() -> None:
+    benches = load_benches()
+    quick = {made.id for made in choose(benches, [], Level.QUICK)}
+    standard = {made.id for made in choose(benches, [], Level.STANDARD)}
+    assert "hbm.triad" in quick
+    assert quick < standard
+    assert "gemm.tf32" not in quick
+    assert [made.id for made in choose(benches, ["gemm.tf32"], Level.QUICK)] == ["gemm.tf32"]
+    with pytest.raises(HostcheckError, match=r"no benchmark matches 'gem.tf32'; did you mean 'gemm.tf32'"):
+        choose(benches, ["gem.tf32"], Level.QUICK)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+@pytest.mark.parametrize("level", [Level.QUICK, Level.STANDARD, Level.FULL])
+def test_a_level_keeps_its_time_whatever_runs(level: Level, gpus: int) -> None:
+    benches = [made for id, made in load_benches().items() if not id.startswith(("fake.", "copy.fake"))]
+    between = (Scope.GPUS, Scope.RANKS)
+    chosen = [made for made in benches if made.level <= level and (gpus > 1 or made.scope not in between)]
+    total = sum(step.seconds * step.turns(gpus) for step in plan(chosen, gpus, level))
+    assert total <= BUDGET[level]
+    assert total > BUDGET[level] / 3, "and it is not left unused"
+
+
+def test_at_level_full_each_gpu_is_measured_alone_besides() -> None:
+    made = [load_benches()["hbm.triad"], load_benches()["peer.copy"]]
+    assert [(step.bench.id, step.alone) for step in plan(made, 2, Level.FULL)] == [
+        ("hbm.triad", False), ("peer.copy", False), ("hbm.triad", True),
+    ]  # fmt: skip
+    assert not any(step.alone for step in plan(made, 2, Level.STANDARD) + plan(made, 1, Level.FULL))
+
+
+def test_a_duration_is_used_up() -> None:
+    steps = plan([BENCHES["fake.good"], BENCHES["fake.turns"]], 2, Level.QUICK, 61)
+    assert sum(step.seconds for step in steps) + steps[1].seconds == pytest.approx(60.5, abs=0.1)
+
+
+def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: None)
+    wanted = [BENCHES["fake.package"], BENCHES["fake.together"], BENCHES["fake.good"], BENCHES["fake.host"]]
+    can, missing = lacking(wanted, Host(gpus=(GPU,)), named=False)
+    assert [made.id for made in can] == ["fake.good", "fake.host"]
+    assert {(entry.bench, entry.why, entry.applies) for entry in missing} == {
+        ("fake.package", "torch is not installed: pip install 'hostcheck[torch]'", False),
+        ("fake.together", "it needs two GPUs or more", False),
+    }
+    _, named = lacking(wanted[:1], Host(gpus=(GPU,)), named=True)
+    assert named[0].applies, "what was asked for and is not there is unknown"
+    can, missing = lacking(wanted[2:], Host(why_none="NVML sees no GPU"), named=False)
+    assert [made.id for made in can] == ["fake.host"]
+    assert [entry.why for entry in missing] == ["NVML sees no GPU"]
+
+
+def session(**changes: object) -> Session:
+    measured = Measurement(bench="hbm.triad", subject="gpu[0-3]", unit="GB/s", value=3100.0, samples=(3100.0,))
+    made = Session(tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(measured,))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_a_session_comes_back_from_an_archive_as_it_was() -> None:
+    import io
+
+    made = session(devices={"gpu0": {"pci_id": "10de:2330"}})
+    packed = io.BytesIO()
+    write_archive(with_results(host("bare"), made), packed)
+    again = parse_results(read_archive(packed.getvalue()).reading("bench.results"))
+    assert again == made
+    assert traits(again, again.measurements[0]) == {"pci": "10de:2330"}
+
+
+def test_the_sample_of_the_docstring() -> None:
+    made = parse_results(Reading("bench.results", Ending.OK, 0, out=sample(parse_results).encode()))
+    assert made.measurements[0].value == 3100.0
+    assert made.devices["gpu0"]["pci_id"] == "10de:2330"
+
+
+def test_redaction_leaves_the_numbers_and_takes_the_names() -> None:
+    from hostcheck.bench.model import Conditions
+    from hostcheck.snapshot.redact import redact
+
+    busy = replace(
+        session().measurements[0], conditions=Conditions(others=("secret-job (pid 4711)",)), samples=(0.12345678,) * 9
+    )
+    uuid = "GPU-5a1b2c3d-0000-1111-2222-333344445555"
+    made = session(measurements=(busy,), devices={"gpu0": {"uuid": uuid, "bus_id": "0000:19:00.0"}})
+    masked = redact(with_results(host("bare"), made)).reading("bench.results")
+    assert b"secret-job" not in masked.out
+    assert uuid.encode() not in masked.out
+    again = parse_results(masked)
+    assert again.measurements[0].samples == busy.samples
+    assert again.measurements[0].conditions.others == ("a process (pid 4711)",)
+    assert again.devices["gpu0"]["bus_id"] == "0000:19:00.0"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2}, {"measurements": None}, {"measurements": [{"bench": "x"}]}, {"level": 7},
+        {"measurements": [{"bench": "x", "subject": "gpu0", "unit": "GB/s", "value": -1}]},
+        {"measurements": [{"bench": "x", "subject": "gpu0", "unit": "GB/s", "value": "much"}]},
+        {"measurements": [{"bench": "x", "subject": "gpu0", "unit": "GB/s", "value": 1, "samples": [1e999]}]},
+    ],
+)  # fmt: skip
+def test_what_is_no_session_is_unavailable(change: dict[str, object]) -> None:
+    good = {"tool": "t", "taken": "2026", "level": "quick", "schema": 1, "measurements": []}
+    document = json.dumps({**good, **change}).replace("Infinity", "1e999")
+    with pytest.raises(Unavailable, match="measurements"):
+        parse_results(Reading("bench.results", Ending.OK, 0, out=document.encode()))
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_no_input_raises_anything_else(document: bytes) -> None:
+    with pytest.raises(Unavailable):
+        parse_results(Reading("bench.results", Ending.OK, 0, out=document))
+
+
+def test_each_benchmark_has_its_check_and_that_answers_its_rows() -> None:
+    from hostcheck.registry import load_checks
+
+    known = load_checks()
+    for id, made in load_benches().items():
+        if made.module == "bench_fakes":
+            continue
+        assert judge_of(id) != "bench.other", id
+        rows = {row for check in ("bench.alike", judge_of(id)) for row in known[check].rows}
+        assert set(made.rows) <= rows, id
+
+
+def test_what_nobody_measured_takes_no_part_unless_it_was_asked_for() -> None:
+    bare = host("bare")
+
+    def status(checklist: Checklist) -> str:
+        run = judge(bare, checklist)
+        return next(result.status.value for result in run.results if result.id == "bench.memory")
+
+    assert status(Checklist()) == "skipped"
+    assert status(Checklist(skip=("cpu",))) == "skipped"
+    assert status(Checklist(only=("bench.*",))) == "unknown"
+    assert status(Checklist(require=("bench.memory",))) == "unknown"
+    only = judge(bare, Checklist(only=("bench",)))
+    assert exit_code(only) == 3
+
+
+def test_a_floor_above_the_limit_and_a_case_of_what_has_none_are_refused() -> None:
+    for text, says in (
+        ('[expect]\n"bench.memory[hbm.triad]" = { at_least = 110 }', "110 % is outside 0 to 100 %"),
+        ('[expect]\n"bench.memery[hbm.triad]" = 1', "did you mean 'bench.memory'"),
+        ('[expect]\n"bench.slowdown[hbm.triad]" = 1', "bench.slowdown has no cases"),
+        ('[expect]\n"bench.memory[hbm.triad" = 1', "bench.memory has no cases"),
+    ):
+        with pytest.raises(HostcheckError, match=re.escape(says)):
+            read_layer(text, "site")
+
+
+def test_the_most_telling_case_of_the_last_layer_wins() -> None:
+    key = KEYS["bench.matrix"]
+
+    def layer(**values: int) -> Layer:
+        table = "\n".join(f'"bench.matrix{name}" = {{ at_least = {value} }}' for name, value in values.items())
+        return read_layer(f"[expect]\n{table}", "site")
+
+    both = layer(**{"": 10, "[gemm.bf16]": 20, "[gemm.bf16 8192]": 30})
+    cases = ("gemm.bf16 8192", "gemm.bf16", "gemm")
+    assert Expect([both], {}, (key.name,))(key, *cases).matcher.words("%") == "at least 30 %"
+    assert Expect([both], {}, (key.name,))(key, *cases[1:]).matcher.words("%") == "at least 20 %"
+    assert Expect([both], {}, (key.name,))(key, "gemm.fp8").matcher.words("%") == "at least 10 %"
+    later = Expect([both, layer(**{"": 40})], {}, (key.name,))
+    assert later(key, *cases).matcher.words("%") == "at least 40 %", "a site that says all means all"
