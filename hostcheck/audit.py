@@ -80,6 +80,18 @@ def shipped_layers(role: str, *, gpus: bool) -> tuple[Layer, ...]:
     )
 
 
+def layers_for(snapshot: Snapshot, checklist: Checklist, site: Iterable[Layer] = ()) -> list[Layer]:
+    """Return the layers that hold for a snapshot under a checklist, in order: ours and a site's; not the checklist's.
+
+    Args:
+        snapshot: what was read; it tells whether there may be GPUs.
+        checklist: for its role.
+        site: layers over ours.
+    """
+    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml")}
+    return [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
+
+
 def judge(
     snapshot: Snapshot,
     checklist: Checklist,
@@ -99,13 +111,11 @@ def judge(
         today: the day on which waivers must still hold; the snapshot's own where none is given.
         facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
-    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml")}
-    layers = [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
     return evaluate(
         snapshot,
         checklist,
         load_checks(),
-        layers,
+        layers_for(snapshot, checklist, site),
         fail_on=fail_on,
         today=today.isoformat() if today else None,
         facts=facts,

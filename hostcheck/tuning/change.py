@@ -132,6 +132,23 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unplanned:
+    """A tuner that could not say whether there is something to change, and why: ignorance, never "nothing to do".
+
+    Attributes:
+        tuner: its id; empty where nothing could be planned for this host at all.
+        why: one line.
+        cause: the probe that is the reason, where it is one.
+        bug: it is ours: the traceback of an exception that no user can cause.
+    """
+
+    tuner: str
+    why: str
+    cause: str = ""
+    bug: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """An ordered list of changes for one host, and what was left out of it.
 
@@ -151,4 +168,5 @@ class Plan:
     role: str
     changes: tuple[Change, ...]
     refusals: tuple[Refusal, ...] = ()
+    unplanned: tuple[Unplanned, ...] = ()
     schema: int = SCHEMA
