@@ -22,6 +22,7 @@ from hostcheck.registry import Tuner, load_checks, load_tuners, matches
 from hostcheck.snapshot.probes import Probe
 from hostcheck.snapshot.reading import Snapshot
 from hostcheck.tuning.change import Change, Kind, Plan, Refusal, Risk, Scope, Unplanned
+from hostcheck.tuning.kinds import fault
 
 _KINDS = (
     Kind.MODULE, Kind.WRITE, Kind.GPU, Kind.NIC, Kind.MOUNT, Kind.SWAP, Kind.FILE, Kind.KERNEL_ARG, Kind.UNIT,
@@ -221,6 +222,8 @@ class _Planning:
             return
         if item.before == item.after and item.kind is not Kind.MANUAL:
             return
+        if wrong := fault(item):
+            raise ValueError(f"a change of {item.target}: {wrong}")
         if item.scope not in self.selection.scopes or item.risk.rank > self.selection.max_risk.rank:
             return
         if item.opt_in and not self.selection.asks(tuner):
