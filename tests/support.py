@@ -22,7 +22,7 @@ from hostcheck.snapshot.archive import read_archive
 from hostcheck.snapshot.probes import CommandProbe, FileProbe, ListProbe, Probe
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot, _is_match
 from hostcheck.tuning.change import Change, Kind, Plan
-from hostcheck.tuning.plan import Selection, make_plan
+from hostcheck.tuning.plan import Selection, make_plan, probes_for_plan
 
 TESTS = Path(__file__).parent
 CASES = TESTS / "cases"
@@ -40,7 +40,7 @@ def sample(function: Callable[..., Any]) -> str:
 
 def every_probe() -> list[Probe]:
     """Return each probe that some check or tuner reads."""
-    probes = {probe.id: probe for tuner in load_tuners().values() for probe in tuner.probes()}
+    probes = {probe.id: probe for probe in probes_for_plan(load_tuners().values())}
     probes |= {probe.id: probe for probe in probes_of(load_checks().values())}
     return [probes[id] for id in sorted(probes)]
 

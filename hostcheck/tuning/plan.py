@@ -16,6 +16,7 @@ from hostcheck.expect import Expect, ExpectationMissing, Layer, suggest
 from hostcheck.facts.base import Each, Facts
 from hostcheck.facts.host import PROBES, traits
 from hostcheck.facts.identity import IDENTITY, IDENTITY_PROBE, Identity
+from hostcheck.facts.owners import OWNERS
 from hostcheck.facts.platform import PLATFORM
 from hostcheck.model import Severity
 from hostcheck.registry import Tuner, load_checks, load_tuners, matches
@@ -89,7 +90,7 @@ def probes_for_plan(tuners: Iterable[Tuner]) -> list[Probe]:
     chosen, checks = list(tuners), load_checks()
     mended = probes_of(checks[id] for tuner in chosen for id in tuner.fixes if id in checks)
     own = (probe for tuner in chosen for probe in tuner.probes())
-    found = {probe.id: probe for probe in (*PROBES, IDENTITY_PROBE, *PLATFORM.probes(), *own, *mended)}
+    found = {probe.id: probe for probe in (*PROBES, IDENTITY_PROBE, *OWNERS.probes(), *own, *mended)}
     return [found[id] for id in sorted(found)]
 
 
@@ -121,7 +122,7 @@ def make_plan(
     work = _Planning(facts, selection)
     closed = _closed(facts)
     if closed is not None:
-        work.unplanned.append(closed)
+        work.note(closed)
     else:
         holding = [*layers_for(snapshot, checklist, site), *checklist.layers]
         layers = [layer for layer in holding if layer.values]
@@ -130,6 +131,7 @@ def make_plan(
         for tuner in tuners:
             work.run(tuner, Expect(layers, host, tuple(key.name for key in tuner.keys)))
         work.leave_waived(checklist.waivers, today)
+        work.leave_what_cannot_last()
     changes = ordered(work.settled())
     who = _identity(facts, redacted=snapshot.manifest.redacted)
     return Plan(
@@ -241,6 +243,10 @@ class _Planning:
         else:
             why = f"a bug in hostcheck: {type(problem).__name__}: {problem}"
             entry = Unplanned(tuner=tuner.id, why=why, bug="".join(traceback.format_exception(problem)))
+        self.note(entry)
+
+    def note(self, entry: Unplanned) -> None:
+        """Record what could not be planned, once."""
         if entry not in self.unplanned:
             self.unplanned.append(entry)
 
@@ -253,6 +259,25 @@ class _Planning:
             ]
             if change.fixes and {rule.check for rule in waived} == set(change.fixes):
                 why = f"waived until {waived[0].waiver.until}: {waived[0].waiver.reason}"
+                self.refusals.append(Refusal(target=change.target, why=why, tuner=change.tuner))
+            else:
+                kept.append(change)
+        self.changes = kept
+
+    def leave_what_cannot_last(self) -> None:
+        """Leave alone what would not last here: a system that is built as a whole, a file system without writing."""
+        kept = []
+        for change in self.changes:
+            why = ""
+            if change.scope is Scope.PERSISTENT and change.kind is not Kind.MANUAL:
+                try:
+                    place = change.target if change.kind is Kind.FILE else "/etc"
+                    why = self.facts.get(OWNERS).why_not_lasting(place)
+                except Unavailable as problem:
+                    told = f"whether {change.target} would last cannot be told: {problem.why}"
+                    self.note(Unplanned(tuner=change.tuner, why=told, cause=problem.probe))
+                    continue
+            if why:
                 self.refusals.append(Refusal(target=change.target, why=why, tuner=change.tuner))
             else:
                 kept.append(change)
