@@ -8,6 +8,7 @@ from hostcheck.errors import Maybe, need
 from hostcheck.expect import Expectation
 from hostcheck.facts.dropins import MARK, SCRIPTS, OwnFiles
 from hostcheck.facts.kernel import setting
+from hostcheck.model import Scalar
 from hostcheck.tuning.change import Change, Kind, Needs, Refusal, Reload, Risk, Scope
 from hostcheck.tuning.target import Unsettled, choose
 
@@ -17,6 +18,18 @@ HEADER = "# Written by hostcheck tune; hostcheck tune rollback takes it away aga
 def because(wanted: Expectation) -> str:
     """Return what justifies a value: the source of its expectation, and the layer that set it."""
     return f"{wanted.source} ({wanted.layer})"
+
+
+def settle(target: str, wanted: Expectation, observed: Scalar) -> Scalar | Refusal:
+    """Return the value to be written, which is the observed one where it is as expected, or why none follows.
+
+    Args:
+        target: what a refusal names.
+    """
+    try:
+        return choose(wanted, observed)
+    except Unsettled as unsettled:
+        return Refusal(target=target, why=unsettled.why)
 
 
 def write(
@@ -118,21 +131,20 @@ def sysctl(
         Unavailable: it could not be read.
     """
     observed = setting(settings, name)
-    try:
-        value = choose(wanted, observed)
-    except Unsettled as unsettled:
-        yield Refusal(target=name, why=unsettled.why)
-        return
-    if value != observed:
+    value = settle(name, wanted, observed)
+    if isinstance(value, Refusal):
+        yield value
+    elif value != observed:
+        before, source = need(settings[name]), because(wanted)
         yield from set_sysctl(
-            own, settings, name, f"{value}", why=why, source=because(wanted), fixes=fixes, risk=risk, opt_in=opt_in
+            own, name, before, f"{value}", why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in
         )
 
 
 def set_sysctl(
     own: OwnFiles,
-    settings: Mapping[str, Maybe[str]],
     name: str,
+    before: str,
     after: str,
     *,
     why: str,
@@ -146,7 +158,7 @@ def set_sysctl(
     Each setting has a file of its own in sysctl.d, so that two tuners never want the same one to be different.
     """
     path = f"/proc/sys/{name.replace('.', '/')}"
-    yield write(path, need(settings[name]), after, why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in)
+    yield write(path, before, after, why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in)
     line = f"{name} = {' '.join(after.split())}"
     file = f"/etc/sysctl.d/{MARK}{name}.conf"
     yield from drop_in(own, file, [line], why=f"{why}: kept over a reboot", source=source, risk=risk, opt_in=opt_in)

@@ -24,9 +24,8 @@ from hostcheck.facts.kernel import SYSCTL, setting
 from hostcheck.facts.memory import MEMINFO, SWAP, MemInfo, Swap
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Risk
-from hostcheck.tuning.target import Unsettled, choose
 
-from .making import at_boot, because, set_sysctl, sysctl, write
+from .making import at_boot, because, set_sysctl, settle, sysctl, write
 
 _THP_DIR = "/sys/kernel/mm/transparent_hugepage"
 _LARGE_KIB = 32 * 1024
@@ -40,15 +39,13 @@ Steps = Iterator[Change | Refusal]
 def _thp_word(own: OwnFiles, name: str, word: str, wanted: Expectation, why: str, risk: Risk) -> Steps:
     """Yield the change of one of the files in which transparent huge pages have a choice of words."""
     path, source, check = f"{_THP_DIR}/{name}", because(wanted), f"memory.thp-{name}"
-    try:
-        value = str(choose(wanted, word))
-    except Unsettled as unsettled:
-        yield Refusal(target=path, why=unsettled.why)
-        return
-    if value != word:
-        yield write(path, word, value, why=why, source=source, fixes=[check], risk=risk)
+    value = settle(path, wanted, word)
+    if isinstance(value, Refusal):
+        yield value
+    elif value != word:
+        yield write(path, word, str(value), why=why, source=source, fixes=[check], risk=risk)
         keep = f"{why}: kept over a reboot"
-        yield from at_boot(own, f"thp-{name}", {path: value}, why=keep, source=source, risk=risk)
+        yield from at_boot(own, f"thp-{name}", {path: str(value)}, why=keep, source=source, risk=risk)
 
 
 @tuner(
@@ -122,17 +119,15 @@ def dirty_ratios(settings: Settings, info: MemInfo, own: OwnFiles, expect: Expec
         wanted, in_bytes = expect(key), setting(settings, f"vm.{name}_bytes")
         percent = in_bytes / 1024 / info.total_kib * 100 if in_bytes else float(setting(settings, f"vm.{name}_ratio"))
         what = f"vm.{name}_{'bytes' if in_bytes else 'ratio'}"
-        try:
-            value = choose(wanted, round(percent, 2))
-        except Unsettled as unsettled:
-            yield Refusal(target=what, why=unsettled.why)
-            continue
-        if not isinstance(value, int | float) or value == round(percent, 2):
-            continue
-        after = int(value / 100 * info.total_kib * 1024) // _PAGE * _PAGE if in_bytes else int(value)
-        why = "unwritten file data cannot fill a large part of the memory"
-        fixes = ["memory.dirty-ratios"]
-        yield from set_sysctl(own, settings, what, f"{after}", why=why, source=because(wanted), fixes=fixes)
+        value = settle(what, wanted, round(percent, 2))
+        if isinstance(value, Refusal):
+            yield value
+        elif isinstance(value, int | float) and value != round(percent, 2):
+            size = int(value / 100 * info.total_kib * 1024)
+            after = f"{size // _PAGE * _PAGE if in_bytes else int(value)}"
+            why, fixes = "unwritten file data cannot fill a large part of the memory", ["memory.dirty-ratios"]
+            before, source = need(settings[what]), because(wanted)
+            yield from set_sysctl(own, what, before, after, why=why, source=source, fixes=fixes)
 
 
 @tuner(
