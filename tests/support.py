@@ -116,9 +116,9 @@ class Scene:
     xml: Mapping[str, Any] = field(default_factory=dict)
 
     def snapshot(self) -> Snapshot:
-        """Return the host as this case has it."""
+        """Return the host as this case has it; what a recorded one was not asked is as on the synthetic one."""
         snapshot = host(self.host)
-        readings = dict(snapshot.readings)
+        readings = {**host("bare").readings, **snapshot.readings}
         for probe in every_probe():
             reading = readings.get(probe.id)
             if reading is not None:
