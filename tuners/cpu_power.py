@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hostcheck.checks.cpu_power import BOOST, GOVERNOR, IDLE_LATENCY, PREFERENCE
 from hostcheck.errors import Maybe, NotApplicable, Unavailable, need
@@ -22,7 +22,7 @@ from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Risk
 
-from .making import at_boot, because, settle, write
+from .making import Settled, at_boot, because, settle, write
 
 _CPU = "/sys/devices/system/cpu"
 _ALL = f"{_CPU}/cpufreq/policy*"
@@ -37,6 +37,14 @@ def _policies(frequency: Frequency, platform: Platform) -> tuple[Policy, ...]:
     return frequency.policies
 
 
+def _by_daemon(own: OwnFiles, target: str) -> Refusal | None:
+    """Return a refusal where a daemon of the host chooses frequencies by its own rules."""
+    for service in ("tlp", "power-profiles-daemon"):
+        if own.others.runs(service):
+            return Refusal(target=target, why=f"{service} is at work here and sets it by its own rules: configure it")
+    return None
+
+
 def _words(
     own: OwnFiles,
     wanted: Expectation,
@@ -46,35 +54,40 @@ def _words(
     *,
     why: str,
     check: str,
+    tuned: Sequence[tuple[str, str]],
 ) -> Steps:
     """Yield what brings a file of every policy to an expected word, now and at each boot.
 
     Args:
         values: folder of the policy to the word that is there.
         choices: folder to the words that it takes, where the driver says so.
+        tuned: sections and keys by which a profile of tuned sets it.
     """
-    after: dict[str, str] = {}
+    after = dict(values)
+    kept = True
     for folder, word in values.items():
         path = f"{folder}/{file}"
-        value = settle(path, wanted, word)
-        if isinstance(value, Refusal):
-            yield value
+        settled = settle(own, path, wanted, word, file=own.others.tmpfile(path), tuned=tuned)
+        if settled is None:
+            continue
+        refused = settled if isinstance(settled, Refusal) else _by_daemon(own, f"{_ALL}/{file}")
+        if refused is None and isinstance(settled, Settled):
+            after[folder], kept = str(settled.value), kept and settled.kept
+            if after[folder] not in choices.get(folder, {after[folder]}):
+                offers = ", ".join(sorted(choices[folder]))
+                refused = Refusal(target=path, why=f"the driver does not offer {after[folder]}, but {offers}")
+        if refused is not None:
+            yield refused
             return
-        after[folder] = str(value)
-        if value != word and value not in choices.get(folder, {value}):
-            offers = ", ".join(sorted(choices[folder]))
-            yield Refusal(target=path, why=f"the driver does not offer {value}, but {offers}")
-            return
-    if after == values:
-        return
     source = because(wanted)
     for folder, word in values.items():
         if after[folder] != word:
             yield write(f"{folder}/{file}", word, after[folder], why=why, source=source, fixes=[check])
-    same = set(after.values())
-    lines = {f"{folder}/{file}": word for folder, word in after.items()}
-    lines = {f"{_ALL}/{file}": same.pop()} if len(same) == 1 else lines
-    yield from at_boot(own, check.partition(".")[2], lines, why=f"{why}: kept over a reboot", source=source)
+    if not kept:
+        same = set(after.values())
+        lines = {f"{folder}/{file}": word for folder, word in after.items()}
+        lines = {f"{_ALL}/{file}": same.pop()} if len(same) == 1 else lines
+        yield from at_boot(own, check.partition(".")[2], lines, why=f"{why}: kept over a reboot", source=source)
 
 
 @tuner(
@@ -89,8 +102,9 @@ def governor(frequency: Frequency, choices: Choices, platform: Platform, own: Ow
     """
     values = {policy.path: need(policy.governor) for policy in _policies(frequency, platform)}
     why = "the clock does not lag behind the work"
-    wanted, check = expect(GOVERNOR), "cpu.governor"
-    yield from _words(own, wanted, "scaling_governor", values, choices.governors, why=why, check=check)
+    wanted, tuned = expect(GOVERNOR), [("cpu", "governor")]
+    file, check = "scaling_governor", "cpu.governor"
+    yield from _words(own, wanted, file, values, choices.governors, why=why, check=check, tuned=tuned)
 
 
 @tuner(
@@ -111,7 +125,8 @@ def energy_preference(
         raise NotApplicable("the frequency driver has no energy preference")
     why = "the processor raises its clock at once"
     file, check = "energy_performance_preference", "cpu.energy-preference"
-    yield from _words(own, expect(PREFERENCE), file, values, choices.preferences, why=why, check=check)
+    wanted, tuned = expect(PREFERENCE), [("cpu", "energy_performance_preference")]
+    yield from _words(own, wanted, file, values, choices.preferences, why=why, check=check, tuned=tuned)
 
 
 @tuner(FREQUENCY, PLATFORM, id="cpu.max-frequency", fixes=["cpu.max-frequency"])
@@ -146,15 +161,23 @@ def boost(frequency: Frequency, platform: Platform, own: OwnFiles, expect: Expec
     """
     platform.need_bare_metal("the hypervisor decides about boost")
     on, wanted = need(frequency.boost), expect(BOOST)
-    value = settle(frequency.switch, wanted, on)
-    if isinstance(value, Refusal):
-        yield value
-    elif value != on:
-        before, after = (f"{int(state is not frequency.is_intel)}" for state in (on, value is True))
+    path, intel = frequency.switch, frequency.is_intel
+
+    def read(text: str) -> bool:
+        return (int(text) == 1) is not intel
+
+    tuned = [("cpu", "no_turbo" if intel else "boost")]
+    settled = settle(own, path, wanted, on, file=own.others.tmpfile(path), tuned=tuned, read=read)
+    refused = settled if isinstance(settled, Refusal) or settled is None else _by_daemon(own, path)
+    if isinstance(refused, Refusal):
+        yield refused
+    elif isinstance(settled, Settled):
+        before, after = (f"{int(state is not intel)}" for state in (on, settled.value is True))
         why, source = "processors may run above their nominal frequency", because(wanted)
-        yield write(frequency.switch, before, after, why=why, source=source, fixes=["cpu.boost"])
-        keep = f"{why}: kept over a reboot"
-        yield from at_boot(own, "boost", {frequency.switch: after}, why=keep, source=source)
+        yield write(path, before, after, why=why, source=source, fixes=["cpu.boost"])
+        if not settled.kept:
+            keep = f"{why}: kept over a reboot"
+            yield from at_boot(own, "boost", {path: after}, why=keep, source=source)
 
 
 @tuner(
@@ -177,6 +200,12 @@ def idle_states(idle: Idle, platform: Platform, own: OwnFiles, expect: Expect) -
     if len(slow) == len(idle.states):
         yield Refusal(target=f"{_CPU}/cpuidle", why=f"no idle state of this host is {wanted.view.text}")
         return
+    for state in slow:
+        path = f"{_CPU}/cpu{min(state.enabled_on)}/cpuidle/state{state.index}/disable"
+        theirs = own.others.tmpfile(path)
+        if theirs is not None and not theirs.ours and not theirs.vendor:
+            yield Refusal(target=path, why=f"{theirs.owner} sets it to {theirs.value} at boot: change it there")
+            return
     opt_in, source = wanted.layer.startswith("defaults"), because(wanted)
     risk = Risk.MEDIUM
     for state in slow:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from hostcheck.errors import Maybe, need
 from hostcheck.expect import Expectation
+from hostcheck.facts.boot import BootConfig
 from hostcheck.facts.dropins import MARK, SCRIPTS, OwnFiles
 from hostcheck.facts.kernel import setting
+from hostcheck.facts.owners import Setting
 from hostcheck.model import Scalar
 from hostcheck.tuning.change import Change, Kind, Needs, Refusal, Reload, Risk, Scope
 from hostcheck.tuning.target import Unsettled, choose
@@ -20,7 +23,7 @@ def because(wanted: Expectation) -> str:
     return f"{wanted.source} ({wanted.layer})"
 
 
-def settle(target: str, wanted: Expectation, observed: Scalar) -> Scalar | Refusal:
+def pick(target: str, wanted: Expectation, observed: Scalar) -> Scalar | Refusal:
     """Return the value to be written, which is the observed one where it is as expected, or why none follows.
 
     Args:
@@ -30,6 +33,69 @@ def settle(target: str, wanted: Expectation, observed: Scalar) -> Scalar | Refus
         return choose(wanted, observed)
     except Unsettled as unsettled:
         return Refusal(target=target, why=unsettled.why)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The value to be written, and whether somebody else sees to it already that it is there after a boot."""
+
+    value: Scalar
+    kept: bool = False
+
+
+def settle(
+    own: OwnFiles,
+    target: str,
+    wanted: Expectation,
+    observed: Scalar,
+    *,
+    file: Setting | None = None,
+    tuned: Sequence[tuple[str, str]] = (),
+    read: Callable[[str], Scalar] = str,
+) -> Settled | Refusal | None:
+    """Return what is to be written, or who owns the value; None where the observed one is as expected.
+
+    A value that the operator's own file or tuned's profile sets is theirs: where it is as expected, it is brought back
+    and needs no file of ours, else it is left alone.
+
+    Args:
+        target: what a refusal names.
+        file: the file that sets it at boot, whosever it is.
+        tuned: sections and keys by which a profile of tuned sets it.
+        read: makes a value out of the text of a file; it may raise ValueError.
+
+    Raises:
+        Unavailable: whether somebody else owns it cannot be told.
+    """
+    value = pick(target, wanted, observed)
+    if isinstance(value, Refusal):
+        return value
+    if value == observed:
+        return None
+    for owner, text in _claims(own, file, tuned):
+        theirs: Scalar
+        try:
+            theirs = read(" ".join(text.split()))
+        except ValueError:
+            theirs = None
+        if theirs is None or not wanted.matcher.matches(theirs):
+            return Refusal(target=target, why=f"{owner} sets it to {text!r}, not {wanted.view.text}: change it there")
+        return Settled(theirs, kept=True)
+    return Settled(value)
+
+
+def _claims(own: OwnFiles, file: Setting | None, tuned: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield who sets a value otherwise than as a package's default, and to what; the strongest first."""
+    profile = need(own.others.tuned) if tuned else None
+    if profile is not None and own.others.runs("tuned"):
+        for section, key in tuned:
+            text = profile.sets(section, key)
+            if text is not None:
+                yield f"tuned's profile {profile.profile}", text
+        if profile.unread:
+            yield f"tuned's profile {profile.profile}, of which {profile.unread[0]} could not be found, perhaps", "?"
+    if file is not None and not file.ours and not file.vendor:
+        yield file.owner, file.value
 
 
 def write(
@@ -130,14 +196,22 @@ def sysctl(
         NotApplicable: this kernel has no such setting.
         Unavailable: it could not be read.
     """
-    observed = setting(settings, name)
-    value = settle(name, wanted, observed)
-    if isinstance(value, Refusal):
-        yield value
-    elif value != observed:
-        before, source = need(settings[name]), because(wanted)
+    tuned = [("sysctl", name), *([("vm", name[3:])] if name.startswith("vm.") else [])]
+    settled = settle(own, name, wanted, setting(settings, name), file=own.others.sysctl(name), tuned=tuned, read=int)
+    if isinstance(settled, Refusal):
+        yield settled
+    elif settled is not None:
         yield from set_sysctl(
-            own, name, before, f"{value}", why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in
+            own,
+            name,
+            need(settings[name]),
+            f"{settled.value}",
+            why=why,
+            source=because(wanted),
+            fixes=fixes,
+            risk=risk,
+            opt_in=opt_in,
+            kept=settled.kept,
         )
 
 
@@ -152,16 +226,17 @@ def set_sysctl(
     fixes: Sequence[str],
     risk: Risk = Risk.LOW,
     opt_in: bool = False,
+    kept: bool = False,
 ) -> Iterator[Change]:
-    """Yield the changes of a sysctl to a text that is known, now and for later boots.
+    """Yield the changes of a sysctl to a text that is known, now and, unless somebody keeps it, for later boots.
 
     Each setting has a file of its own in sysctl.d, so that two tuners never want the same one to be different.
     """
     path = f"/proc/sys/{name.replace('.', '/')}"
     yield write(path, before, after, why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in)
-    line = f"{name} = {' '.join(after.split())}"
-    file = f"/etc/sysctl.d/{MARK}{name}.conf"
-    yield from drop_in(own, file, [line], why=f"{why}: kept over a reboot", source=source, risk=risk, opt_in=opt_in)
+    if not kept:
+        line, file = f"{name} = {' '.join(after.split())}", f"/etc/sysctl.d/{MARK}{name}.conf"
+        yield from drop_in(own, file, [line], why=f"{why}: kept over a reboot", source=source, risk=risk, opt_in=opt_in)
 
 
 def unit_at_boot(
@@ -212,6 +287,40 @@ def unit_at_boot(
         )
 
 
-def by_hand(target: str, why: str, *, source: str = "", scope: Scope = Scope.PERSISTENT) -> Change:
+def by_hand(target: str, why: str, source: str) -> Change:
     """Return what the operator is to do, since the place is somebody else's or the step is none of a plan's."""
-    return Change(kind=Kind.MANUAL, target=target, before=None, after=None, scope=scope, why=why, source=source)
+    return Change(
+        kind=Kind.MANUAL, target=target, before=None, after=None, scope=Scope.PERSISTENT, why=why, source=source
+    )
+
+
+def boot_argument(
+    boot: BootConfig, name: str, after: str, *, why: str, source: str, risk: Risk = Risk.MEDIUM, opt_in: bool = False
+) -> Iterator[Change | Refusal]:
+    """Yield what gives the kernel an argument from the next boot on; nothing where it will be given already.
+
+    An argument that is there with another value is somebody's decision and left alone.
+    """
+    wanted = f"{name}={after}" if after else name
+    if not boot.tool:
+        yield by_hand(wanted, f"add {wanted} to the kernel's command line in this host's boot loader: {why}", source)
+        return
+    key = name.replace("-", "_")
+    if boot.arguments.has(key):
+        given = boot.arguments.get(key)
+        if given != after:
+            told = f"the boot loader gives {name}={given} from the next boot on"
+            yield Refusal(target=wanted, why=f"{told}, and somebody decided so: change it there")
+        return
+    yield Change(
+        kind=Kind.KERNEL_ARG,
+        target=f"{boot.tool} {name}",
+        before=None,
+        after=after,
+        scope=Scope.PERSISTENT,
+        why=why,
+        risk=risk,
+        needs=Needs.REBOOT,
+        source=source,
+        opt_in=opt_in,
+    )

@@ -32,6 +32,11 @@ _LARGE_KIB = 32 * 1024
 _SMALL_HOST_KIB = 32 * 1024 * 1024
 _PAGE = 65536
 
+_BY_TUNED = {
+    "enabled": (("vm", "transparent_hugepages"), ("vm", "transparent_hugepage")),
+    "defrag": (("vm", "transparent_hugepage.defrag"),),
+}
+
 Settings = Mapping[str, Maybe[str]]
 Steps = Iterator[Change | Refusal]
 
@@ -39,13 +44,15 @@ Steps = Iterator[Change | Refusal]
 def _thp_word(own: OwnFiles, name: str, word: str, wanted: Expectation, why: str, risk: Risk) -> Steps:
     """Yield the change of one of the files in which transparent huge pages have a choice of words."""
     path, source, check = f"{_THP_DIR}/{name}", because(wanted), f"memory.thp-{name}"
-    value = settle(path, wanted, word)
-    if isinstance(value, Refusal):
-        yield value
-    elif value != word:
-        yield write(path, word, str(value), why=why, source=source, fixes=[check], risk=risk)
-        keep = f"{why}: kept over a reboot"
-        yield from at_boot(own, f"thp-{name}", {path: str(value)}, why=keep, source=source, risk=risk)
+    settled = settle(own, path, wanted, word, file=own.others.tmpfile(path), tuned=_BY_TUNED[name])
+    if isinstance(settled, Refusal):
+        yield settled
+    elif settled is not None:
+        value = str(settled.value)
+        yield write(path, word, value, why=why, source=source, fixes=[check], risk=risk)
+        if not settled.kept:
+            keep = f"{why}: kept over a reboot"
+            yield from at_boot(own, f"thp-{name}", {path: value}, why=keep, source=source, risk=risk)
 
 
 @tuner(
@@ -119,15 +126,16 @@ def dirty_ratios(settings: Settings, info: MemInfo, own: OwnFiles, expect: Expec
         wanted, in_bytes = expect(key), setting(settings, f"vm.{name}_bytes")
         percent = in_bytes / 1024 / info.total_kib * 100 if in_bytes else float(setting(settings, f"vm.{name}_ratio"))
         what = f"vm.{name}_{'bytes' if in_bytes else 'ratio'}"
-        value = settle(what, wanted, round(percent, 2))
-        if isinstance(value, Refusal):
-            yield value
-        elif isinstance(value, int | float) and value != round(percent, 2):
-            size = int(value / 100 * info.total_kib * 1024)
-            after = f"{size // _PAGE * _PAGE if in_bytes else int(value)}"
+        tuned = (("vm", what[3:]), ("sysctl", what))
+        settled = settle(own, what, wanted, round(percent, 2), file=own.others.sysctl(what), tuned=tuned, read=float)
+        if isinstance(settled, Refusal):
+            yield settled
+        elif settled is not None and isinstance(settled.value, int | float):
+            size = int(settled.value / 100 * info.total_kib * 1024)
+            after = f"{size // _PAGE * _PAGE if in_bytes else int(settled.value)}"
             why, fixes = "unwritten file data cannot fill a large part of the memory", ["memory.dirty-ratios"]
             before, source = need(settings[what]), because(wanted)
-            yield from set_sysctl(own, what, before, after, why=why, source=source, fixes=fixes)
+            yield from set_sysctl(own, what, before, after, why=why, source=source, fixes=fixes, kept=settled.kept)
 
 
 @tuner(

@@ -1,4 +1,4 @@
-"""Files that hostcheck itself has put on a host, and which of its units are enabled."""
+"""Files that hostcheck itself has put on a host, which of its units are enabled, and who else owns settings there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from hostcheck.errors import Maybe, Unavailable, need
 from hostcheck.facts.base import Fact
+from hostcheck.facts.owners import OWNERS, Owners
 from hostcheck.snapshot.probes import KIB, FileProbe, ListProbe
 from hostcheck.snapshot.reading import Ending, FileState, Reading
 
@@ -40,15 +41,17 @@ OWN_UNITS_PROBE = ListProbe("platform.own-units", (_WANTS,))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFiles:
-    """Drop-in files, scripts and units of ours.
+    """Drop-in files, scripts and units of ours, beside those of others.
 
     Attributes:
         texts: path to content; a path that is not there is not in it.
         enabled: names of units of ours that are started at boot.
+        others: who else owns settings on the host.
     """
 
     texts: Mapping[str, Maybe[str]]
     enabled: frozenset[str]
+    others: Owners
 
     def text(self, path: str) -> str | None:
         """Return a file's content to the byte, or None if there is no such file.
@@ -62,7 +65,7 @@ class OwnFiles:
         return need(self.texts[path]) if path in self.texts else None
 
 
-def read_own(files: Reading, units: Reading) -> OwnFiles:
+def read_own(files: Reading, units: Reading, others: Owners) -> OwnFiles:
     """Return what of ours is on the host.
 
     Raises:
@@ -74,7 +77,8 @@ def read_own(files: Reading, units: Reading) -> OwnFiles:
             raise files.unavailable(f"{files.probe}: {pattern} was not collected")
     files.check()
     texts = {path: _text(path, state) for path, state in files.files.items() if state.ending is not Ending.ABSENT}
-    return OwnFiles(texts=texts, enabled=frozenset(path.rpartition("/")[2] for path in units.listed(_WANTS)))
+    enabled = frozenset(path.rpartition("/")[2] for path in units.listed(_WANTS))
+    return OwnFiles(texts=texts, enabled=enabled, others=others)
 
 
 def _text(path: str, state: FileState) -> Maybe[str]:
@@ -86,4 +90,4 @@ def _text(path: str, state: FileState) -> Maybe[str]:
         return Unavailable(f"{path} is no text", OWN_PROBE.id)
 
 
-OWN: Fact[OwnFiles] = Fact("platform.own-files", read_own, OWN_PROBE, OWN_UNITS_PROBE)
+OWN: Fact[OwnFiles] = Fact("platform.own-files", read_own, OWN_PROBE, OWN_UNITS_PROBE, OWNERS)
