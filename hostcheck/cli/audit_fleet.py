@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from hostcheck.fleet.targets import Target
     from hostcheck.transport.ssh import SshOptions
 
-_SECONDS = 120.0
+SECONDS = 120.0
+"""Limit for one host, connecting included, without the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ _OPTIONS = {
         "--host-timeout",
         type=click.FloatRange(1, 86_400),
         metavar="SECONDS",
-        help=f"Limit for one host, connecting included.  [default: {_SECONDS:.0f}, and the window]",
+        help=f"Limit for one host, connecting included.  [default: {SECONDS:.0f}, and the window]",
     ),
     "retries": click.option(
         "--retries",
@@ -229,7 +230,7 @@ def _ask(
 ) -> None:
     """Ask the hosts of which there is no answer yet."""
     missing = store.missing(asked)
-    seconds = remote.host_timeout or _SECONDS + window
+    seconds = remote.host_timeout or SECONDS + window
     if remote.via == "ansible":
         from hostcheck.fleet.ansible import run_via_ansible
 

@@ -12,6 +12,7 @@ from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
 from hostcheck.render.words import many, when
 from hostcheck.tuning.change import Plan, Risk, Scope
 from hostcheck.tuning.plan import plan_code, to_do
+from hostcheck.tuning.planning import alike
 
 _RISK_STYLE = {Risk.LOW: "", Risk.MEDIUM: "yellow", Risk.HIGH: "bold red"}
 _DIFF_STYLE = {"+": "green", "-": "red"}
@@ -51,7 +52,7 @@ def render_plans(
     page = _page(color, width, ascii)
     total = len(plans) + len(absent)
     page.put((many(total, "host"), "bold"), f"{len(plans):,} planned" if absent else "", between=" · ")
-    for hosts, plan in group.alike(plans):
+    for hosts, plan in alike(plans):
         page.blank()
         page.put((hosts_line(hosts, most=len(hosts)), "bold"), f"({many(len(hosts), 'host')})", hang=2)
         page.put(f"Plan for {plan.role}: {group.tally(plan)}.", indent=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,8 +11,6 @@ from hostcheck.render.fold import fold_line
 from hostcheck.render.words import many
 from hostcheck.tuning.change import Change, Kind, Needs, Plan, Scope
 from hostcheck.tuning.plan import to_do
-
-_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
 
 NEEDS: Mapping[Needs, str] = {
     Needs.NOTHING: "",
@@ -133,26 +130,6 @@ def reasons(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def by_hand(plan: Plan) -> tuple[Change, ...]:
     """Return what the operator is to do."""
     return tuple(change for change in plan.changes if change.kind is Kind.MANUAL)
-
-
-def alike(plans: Mapping[str, Plan]) -> list[tuple[list[str], Plan]]:
-    """Return the hosts of each different plan, the most frequent first; that UUIDs of GPUs differ does not count."""
-    groups: dict[Plan, tuple[list[str], Plan]] = {}
-    for name, plan in plans.items():
-        hosts, _ = groups.setdefault(_nameless(plan), ([], plan))
-        hosts.append(name)
-    return sorted(groups.values(), key=lambda group: -len(group[0]))
-
-
-def _nameless(plan: Plan) -> Plan:
-    seen: dict[str, str] = {}
-
-    def mask(text: str) -> str:
-        return _UUID.sub(lambda found: seen.setdefault(found[0], f"{found[1]} {len(seen) + 1}"), text)
-
-    changes = tuple(replace(change, target=mask(change.target)) for change in plan.changes)
-    refusals = tuple(replace(refusal, target=mask(refusal.target)) for refusal in plan.refusals)
-    return replace(plan, host="", machine="", boot="", made="", changes=changes, refusals=refusals)
 
 
 def tally(plan: Plan) -> str:

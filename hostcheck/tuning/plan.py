@@ -76,6 +76,33 @@ class Selection:
                 chosen.append(tuners[id])
         return chosen
 
+    def narrow(self, plan: Plan) -> Plan:
+        """Return a plan that was made before, without the changes that are not wanted.
+
+        Raises:
+            HostcheckError: a pattern matches none of its changes.
+        """
+        for pattern in self.only:
+            if not any(matches(id, pattern) for change in plan.changes for id in (change.tuner, *change.fixes)):
+                raise HostcheckError(f"no change of the plan is of {pattern!r}")
+        tuners, checks = load_tuners(), load_checks()
+        kept = []
+        for change in plan.changes:
+            ids = (change.tuner, *change.fixes, *(tuners[change.tuner].fixes if change.tuner in tuners else ()))
+            grave = any(id in checks and checks[id].severity.counts_at(self.severity) for id in ids)
+            if (
+                self.takes(change)
+                and (not self.only or any(matches(id, pattern) for id in ids for pattern in self.only))
+                and not any(matches(id, pattern) for id in ids for pattern in self.skip)
+                and (grave or self.severity is Severity.INFO)
+            ):
+                kept.append(change)
+        return replace(plan, changes=tuple(kept))
+
+    def takes(self, change: Change) -> bool:
+        """Return whether a change lasts as long, and has no more risk, than is wanted."""
+        return change.scope in self.scopes and change.risk.rank <= self.max_risk.rank
+
     def asks(self, tuner: Tuner) -> bool:
         """Return whether a tuner, or a check that it mends, is asked for by its own name and not by a pattern."""
         return not {tuner.id, *tuner.fixes}.isdisjoint(self.only)
@@ -226,7 +253,7 @@ class _Planning:
             return
         if wrong := fault(item):
             raise ValueError(f"a change of {item.target}: {wrong}")
-        if item.scope not in self.selection.scopes or item.risk.rank > self.selection.max_risk.rank:
+        if not self.selection.takes(item):
             return
         if item.opt_in and not self.selection.asks(tuner):
             why = f"{item.why.rstrip('.')}; done only where it is asked for by name: --only {tuner.id}"
