@@ -15,10 +15,10 @@ from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
 from hostcheck.expect import Expect, ExpectationMissing, Layer, suggest
 from hostcheck.facts.base import Each, Facts
 from hostcheck.facts.host import PROBES, traits
-from hostcheck.facts.identity import IDENTITY, IDENTITY_PROBE, Identity
+from hostcheck.facts.identity import IDENTITY, Identity
 from hostcheck.facts.owners import OWNERS
 from hostcheck.facts.platform import PLATFORM
-from hostcheck.model import Severity
+from hostcheck.model import Absentee, Severity
 from hostcheck.registry import Tuner, load_checks, load_tuners, matches
 from hostcheck.snapshot.probes import Probe
 from hostcheck.snapshot.reading import Snapshot
@@ -117,7 +117,7 @@ def probes_for_plan(tuners: Iterable[Tuner]) -> list[Probe]:
     chosen, checks = list(tuners), load_checks()
     mended = probes_of(checks[id] for tuner in chosen for id in tuner.fixes if id in checks)
     own = (probe for tuner in chosen for probe in tuner.probes())
-    found = {probe.id: probe for probe in (*PROBES, IDENTITY_PROBE, *OWNERS.probes(), *own, *mended)}
+    found = {probe.id: probe for probe in (*PROBES, *IDENTITY.probes(), *OWNERS.probes(), *own, *mended)}
     return [found[id] for id in sorted(found)]
 
 
@@ -179,6 +179,14 @@ def plan_code(plan: Plan) -> int:
     if to_do(plan):
         return 1
     return 3 if plan.unplanned else 0
+
+
+def plans_code(plans: Iterable[Plan], absent: Sequence[Absentee]) -> int:
+    """Return the exit code of several hosts' plans; one of which there is none makes it 3 at least."""
+    codes = {plan_code(plan) for plan in plans}
+    if 1 in codes:
+        return 1
+    return 3 if 3 in codes or absent or not codes else 0
 
 
 def to_do(plan: Plan) -> tuple[Change, ...]:
