@@ -273,7 +273,7 @@ def _from(source: Path, rules: Rules) -> Planned:
 
 
 def _show(planned: Planned, *, program: bool, style: str | None, output: Path | None, verbose: bool) -> int:
-    from hostcheck.tuning.plan import plan_code, to_do
+    from hostcheck.tuning.plan import plans_code, to_do
 
     plans = list(planned.plans.values())
     several = len(plans) + len(planned.absent) != 1
@@ -293,12 +293,11 @@ def _show(planned: Planned, *, program: bool, style: str | None, output: Path | 
         changes = sum(len(to_do(plan)) for plan in plans)
         what = "program" if program else "plan"
         click.echo(f"hostcheck: {output}: the {what} of {changes:,} changes on {len(plans):,} host(s)", err=True)
-    codes = {plan_code(plan) for plan in plans}
-    return 1 if 1 in codes else 3 if 3 in codes or planned.absent or not plans else 0
+    return plans_code(plans, planned.absent)
 
 
-def plans_text(planned: Planned, style: str, *, verbose: bool, plain: bool) -> str:
-    """Return plans in one of the FORMATS; `plain` without colours, as for a file."""
+def plans_text(planned: Planned, style: str, *, verbose: bool, plain: bool = False, asking: bool = False) -> str:
+    """Return plans in one of the FORMATS; `plain` without colours, as for a file; `asking` before they are applied."""
     from hostcheck.tuning.planfile import Plans, plan_text
 
     only: Plan | None = next(iter(planned.plans.values())) if len(planned.plans) == 1 and not planned.absent else None
@@ -310,10 +309,12 @@ def plans_text(planned: Planned, style: str, *, verbose: bool, plain: bool) -> s
         return plan_markdown(planned.plans, planned.absent)
     from hostcheck.render.plan import render_plan, render_plans
 
-    shape: dict[str, Any] = {"color": False, "width": 100, "ascii": False} if plain else {}
+    shape: dict[str, Any] = {"verbose": verbose, "asking": asking}
+    if plain:
+        shape |= {"color": False, "width": 100, "ascii": False}
     if only is not None:
-        return render_plan(only, verbose=verbose, **shape)
-    return render_plans(planned.plans, planned.absent, verbose=verbose, **shape)
+        return render_plan(only, **shape)
+    return render_plans(planned.plans, planned.absent, **shape)
 
 
 _FORMAT = click.option(

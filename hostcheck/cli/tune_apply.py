@@ -135,8 +135,8 @@ def _show_plans(planned: Planned, how: How) -> None:
     """Show what is about to be done; where the output is for programs, beside it."""
     if how.json and how.yes:
         return
-    text = plans_text(planned, "text", verbose=how.verbose, plain=False)
-    click.echo(text, err=how.json)
+    text = plans_text(planned, "text", verbose=how.verbose, asking=True)
+    click.echo(text, err=how.json, nl=False)
 
 
 def _show(applied: Applied, planned: Planned, code: int, compared: Sequence[Compared], how: How) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hostcheck.tuning.hosts import Hosts
 
 _VERIFIED = {
-    0: "all of it passes",
+    0: "nothing that was changed fails",
     3: "something could not be determined",
     4: "something that was changed does not pass",
 }

@@ -11,7 +11,7 @@ from hostcheck.render.fold import fold_line
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
 from hostcheck.render.words import many, when
 from hostcheck.tuning.change import Plan, Risk, Scope
-from hostcheck.tuning.plan import plan_code, to_do
+from hostcheck.tuning.plan import plan_code, plans_code, to_do
 from hostcheck.tuning.planning import alike
 
 _RISK_STYLE = {Risk.LOW: "", Risk.MEDIUM: "yellow", Risk.HIGH: "bold red"}
@@ -24,18 +24,29 @@ def render_plan(
     plan: Plan,
     *,
     verbose: bool = False,
+    asking: bool = False,
     color: bool | None = None,
     width: int | None = None,
     ascii: bool | None = None,
 ) -> str:
-    """Return one host's plan as text; the arguments are those of `hostcheck.render.text.render_text`."""
+    """Return one host's plan as text.
+
+    Args:
+        plan: what to show.
+        verbose: show files in full.
+        asking: it is about to be applied, so that neither what to do next nor an exit code is told.
+        color, width, ascii: as for `hostcheck.render.text.render_text`.
+    """
     page = _page(color, width, ascii)
     page.put((plan.host or "(no host name)", "bold"), when(plan.made), (f"hostcheck {plan.tool}", "dim"), between=" · ")
     page.put(
-        f"Plan for {plan.role}: {group.tally(plan)}.", "Nothing has been changed." if to_do(plan) else "", indent=2
+        f"Plan for {plan.role}: {group.tally(plan)}.",
+        "Nothing has been changed." if to_do(plan) and not asking else "",
+        indent=2,
     )
     _body(page, plan, verbose)
-    _hints(page, plan_code(plan), manual=bool(group.by_hand(plan)))
+    if not asking:
+        _hints(page, plan_code(plan), manual=bool(group.by_hand(plan)))
     return page.text()
 
 
@@ -44,11 +55,15 @@ def render_plans(
     absent: Sequence[Absentee] = (),
     *,
     verbose: bool = False,
+    asking: bool = False,
     color: bool | None = None,
     width: int | None = None,
     ascii: bool | None = None,
 ) -> str:
-    """Return the plans of many hosts as text, each different one once, with the hosts that it is for."""
+    """Return the plans of many hosts as text, each different one once, with the hosts that it is for.
+
+    The arguments are those of `render_plan`, and the hosts of which there is no plan.
+    """
     page = _page(color, width, ascii)
     total = len(plans) + len(absent)
     page.put((many(total, "host"), "bold"), f"{len(plans):,} planned" if absent else "", between=" · ")
@@ -61,8 +76,8 @@ def render_plans(
         _heading(page, "Not planned", "These hosts did not answer.")
         for why, names in group.reasons((each.name, f"{each.reach}: {each.why}") for each in absent).items():
             page.put((hosts_line(names), "bold"), why, indent=2, hang=4, between="  ")
-    codes = {plan_code(plan) for plan in plans.values()}
-    _hints(page, 1 if 1 in codes else 3 if 3 in codes or absent or not plans else 0, manual=False)
+    if not asking:
+        _hints(page, plans_code(plans.values(), absent), manual=False)
     return page.text()
 
 

@@ -24,7 +24,7 @@ _STYLE = {
     How.UNTOUCHED: "dim",
 }
 _HOW = {
-    How.NOTHING: "nothing to change",
+    How.NOTHING: "nothing to do",
     How.VERIFIED: "changed, and verified",
     How.PARTLY: "changed; better, but not all that was to be mended passes",
     How.UNVERIFIED: "changed, and not verified: kept",
