@@ -22,7 +22,7 @@ from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Risk
 
-from .making import Settled, at_boot, because, settle, write
+from .making import Settled, at_boot, because, claimed, settle, write
 
 _CPU = "/sys/devices/system/cpu"
 _ALL = f"{_CPU}/cpufreq/policy*"
@@ -202,9 +202,9 @@ def idle_states(idle: Idle, platform: Platform, own: OwnFiles, expect: Expect) -
         return
     for state in slow:
         path = f"{_CPU}/cpu{min(state.enabled_on)}/cpuidle/state{state.index}/disable"
-        theirs = own.others.tmpfile(path)
-        if theirs is not None and not theirs.ours and not theirs.vendor:
-            yield Refusal(target=path, why=f"{theirs.owner} sets it to {theirs.value} at boot: change it there")
+        refused = claimed(path, own.others.tmpfile(path))
+        if refused is not None:
+            yield refused
             return
     opt_in, source = wanted.layer.startswith("defaults"), because(wanted)
     risk = Risk.MEDIUM

@@ -84,6 +84,18 @@ def settle(
     return Settled(value)
 
 
+def claimed(target: str, file: Setting | None) -> Refusal | None:
+    """Return a refusal where a file of the operator's sets a value at boot, whatever it is.
+
+    Args:
+        target: what the refusal names.
+        file: the file that sets it, whosever it is.
+    """
+    if file is None or file.ours or file.vendor:
+        return None
+    return Refusal(target=target, why=f"{file.owner} sets it to {file.value!r} at boot: change it there")
+
+
 def _claims(own: OwnFiles, file: Setting | None, tuned: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Yield who sets a value otherwise than as a package's default, and to what; the strongest first."""
     profile = need(own.others.tuned) if tuned else None
