@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostcheck.errors import NotApplicable, Unavailable
+from hostcheck.errors import Unavailable
 from hostcheck.facts.base import Fact
 from hostcheck.snapshot.probes import CommandProbe
 from hostcheck.snapshot.reading import Ending, Reading
@@ -98,12 +98,17 @@ def parse_units(text: str) -> dict[str, Unit]:
     return units
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
-    """The units that were asked for."""
+    """The units that were asked for.
 
-    def __init__(self, known: Mapping[str, Unit], probe: str) -> None:
-        self.known = known
-        self.probe = probe
+    Attributes:
+        booted: whether systemd runs this host at all.
+        known: name to unit.
+    """
+
+    booted: bool
+    known: Mapping[str, Unit]
 
     def unit(self, name: str) -> Unit | None:
         """Return a unit, or None where it is not installed.
@@ -111,9 +116,11 @@ class Units:
         Raises:
             Unavailable: systemctl said nothing of it.
         """
+        if not self.booted:
+            return None
         found = self.known.get(name)
         if found is None:
-            raise Unavailable(f"systemctl said nothing of {name}", self.probe)
+            raise Unavailable(f"systemctl said nothing of {name}", UNITS_PROBE.id)
         return None if found.load == "not-found" else found
 
 
@@ -121,13 +128,12 @@ def read_units(reading: Reading) -> Units:
     """Return the units.
 
     Raises:
-        NotApplicable: systemd does not run this host.
         Unavailable: systemctl did not answer.
     """
     said = reading.err + reading.out
     if reading.ending is Ending.ABSENT or (reading.ending is Ending.EXIT and b"not been booted with systemd" in said):
-        raise NotApplicable("systemd does not run here: its services are started by something else")
-    return Units(parse_units(reading.text()), reading.probe)
+        return Units(booted=False, known={})
+    return Units(booted=True, known=parse_units(reading.text()))
 
 
 UNITS: Fact[Units] = Fact("software.units", read_units, UNITS_PROBE)

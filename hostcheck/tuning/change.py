@@ -15,8 +15,8 @@ class Kind(StrEnum):
         before and after are the chosen word.
     FILE: a whole drop-in file of our own. `target` is its path; before and after are its contents, None where it is not
         there.
-    UNIT: a systemd unit. `target` is its name; before and after are "enabled" or "disabled", a space, and "active" or
-        "inactive".
+    UNIT: a systemd unit. `target` is its name; before and after are "enabled" or "disabled" ("static" for one that only
+        others start), a space, and "active" or "inactive".
     KERNEL_ARG: an argument of the kernel's command line. `target` is "grub" or "grubby", a space, and its name; before
         and after are its value, "" for a bare word, None where it is not given.
     GPU: a setting made by nvidia-smi. `target` is the GPU's UUID, a space and the setting: power-limit (W), ecc, mig,

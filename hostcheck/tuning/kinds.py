@@ -12,7 +12,7 @@ _VALUE = 64 * 1024
 _FILE = 1024 * 1024
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|timer|mount|swap|path|target|slice)")
-_UNIT_STATE = re.compile(r"(enabled|disabled) (active|inactive)")
+_UNIT_STATE = re.compile(r"(enabled|disabled|static) (active|inactive)")
 _ARGUMENT = re.compile(r"(grub|grubby) [A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
 _GPU = re.compile(r"GPU-[0-9a-fA-F-]{8,40} ([a-z-]+)")
 _NIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14} mtu")

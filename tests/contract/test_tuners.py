@@ -13,6 +13,7 @@ from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
 from hostcheck.coverage import row_ids
 from hostcheck.facts.base import Each
+from hostcheck.facts.limits import SERVICES
 from hostcheck.registry import load_checks, load_tuners
 from hostcheck.tuning.change import Change, Kind, Needs, Scope
 from hostcheck.tuning.plan import make_plan, to_do
@@ -22,7 +23,7 @@ TUNERS = load_tuners()
 CASES = plan_cases()
 CHANGING = [case for case in CASES if case.changes]
 ASKED_FOR = {
-    "kernel.limits": ("/limits.d/", ".service.d/"),
+    "kernel.limits": ("/limits.d/", *(f"/{service}.service.d/" for service in SERVICES)),
     "kernel.grub": ("grub ",),
     "kernel.grub-tools": ("grub ",),
     "platform.owner-files": ("/proc/sys/", "/sys/", "/sysctl.d/", "/tmpfiles.d/", "/rules.d/", "/modprobe.d/"),

@@ -1,0 +1,71 @@
+"""What several tuners of GPUs share: one setting of one GPU, and a script that makes settings again after each boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from hostcheck.errors import NotApplicable, Unavailable, need
+from hostcheck.facts.dropins import OwnFiles
+from hostcheck.facts.gpu import Gpu
+from hostcheck.facts.units import PERSISTENCED
+from hostcheck.tuning.change import Change, Kind, Needs, Risk, Scope
+
+from .making import unit_at_boot
+
+
+def need_own(gpu: Gpu, why: str) -> None:
+    """Go on only where the GPU is this machine's own, which one that is passed through whole is.
+
+    Raises:
+        NotApplicable: it is a slice that a hypervisor hands out.
+        Unavailable: nobody tells.
+    """
+    if isinstance(gpu.virtualization, Unavailable):
+        raise gpu.virtualization
+    if gpu.virtualization == "VGPU":
+        raise NotApplicable(f"a virtual GPU: {why}")
+
+
+def set_gpu(
+    gpu: Gpu,
+    setting: str,
+    before: str | None,
+    after: str,
+    *,
+    why: str,
+    source: str,
+    fixes: Sequence[str] = (),
+    risk: Risk = Risk.LOW,
+    scope: Scope = Scope.RUNTIME,
+    needs: Needs = Needs.NOTHING,
+    opt_in: bool = False,
+) -> Change:
+    """Return the change of one setting of one GPU; `hostcheck.tuning.change.Kind` tells the settings."""
+    return Change(
+        kind=Kind.GPU,
+        target=f"{need(gpu.uuid)} {setting}",
+        before=before,
+        after=after,
+        scope=scope,
+        why=f"gpu{gpu.index}: {why}",
+        risk=risk,
+        needs=needs,
+        source=source,
+        fixes=tuple(fixes),
+        opt_in=opt_in,
+    )
+
+
+def again_at_boot(
+    own: OwnFiles, name: str, options: Mapping[str, str], *, why: str, source: str, risk: Risk = Risk.LOW
+) -> Iterator[Change]:
+    """Yield a unit of ours that makes settings again after each boot, since GPUs forget them.
+
+    Args:
+        name: of the unit.
+        options: UUID of a GPU to the options of nvidia-smi; none where nothing is to be kept.
+    """
+    if options:
+        script = [f"nvidia-smi -i {uuid} {words}" for uuid, words in sorted(options.items())]
+        kept = f"{why}: made again after each boot"
+        yield from unit_at_boot(own, name, script, after=PERSISTENCED, why=kept, source=source, risk=risk)
