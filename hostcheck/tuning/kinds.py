@@ -127,7 +127,8 @@ def _nic(change: Change) -> str:
 
 def _mount(change: Change) -> str:
     options = re.compile(r"[^\s]+")
-    return _path(change.target) or _both(change) or _each(change, options, "a list of mount options")
+    place = "" if change.target == "/" else _path(change.target)
+    return place or _both(change) or _each(change, options, "a list of mount options")
 
 
 def _swap(change: Change) -> str:
