@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostcheck.checks.cpu_irq import FEW, SHARE
 from hostcheck.errors import Maybe, NotApplicable, Unavailable, need
@@ -73,14 +73,19 @@ def _move(device: DeviceIrqs, turns: Sequence[str], why: str, source: str, fixes
     return _Move(device.subject, tuple(turns), tuple(changes))
 
 
-def _all(own: OwnFiles, moves: Sequence[_Move], name: str, after: str) -> Steps:
+def _all(
+    own: OwnFiles, devices: Sequence[DeviceIrqs], judge: Callable[[DeviceIrqs], _Move | None], name: str, after: str
+) -> Steps:
     """Yield the moves, and the unit that makes them at each boot.
 
+    Where some device could not be read, the others are moved, and no check is claimed to pass.
+
     Args:
+        judge: returns the move that a device needs; it may raise.
         name: of the unit.
         after: the unit of systemd behind which it runs.
     """
-    moves = [move for move in moves if move.changes]
+    moves, unread = _judged(devices, judge)
     if moves and own.others.runs("irqbalance"):
         for move in moves:
             yield Refusal(
@@ -90,10 +95,11 @@ def _all(own: OwnFiles, moves: Sequence[_Move], name: str, after: str) -> Steps:
             )
     elif moves:
         for move in moves:
-            yield from move.changes
+            yield from move.changes if unread is None else (replace(change, fixes=()) for change in move.changes)
         first = moves[0].changes[0]
         why, source = f"{first.why}: kept over a reboot", first.source
         yield from unit_at_boot(own, name, _script(moves), after=after, why=why, source=source, risk=first.risk)
+    need(unread)
 
 
 def _script(moves: Sequence[_Move]) -> Iterator[str]:
@@ -128,9 +134,7 @@ def irq_nic(devices: Sequence[DeviceIrqs], own: OwnFiles, expect: Expect) -> Ste
         why, source = "interrupts are handled near the NIC, by many CPUs", _HOST if far else because(wanted)
         return _move(device, [f"{cpu}" for cpu in _cpus(device)], why, source, fixes)
 
-    moves, unread = _judged(devices, judge)
-    yield from _all(own, moves, "irq-nic", "network-online.target")
-    need(unread)
+    yield from _all(own, devices, judge, "irq-nic", "network-online.target")
 
 
 @tuner(GPU_IRQS, OWN, id="cpu.irq-gpu", fixes=["cpu.irq-gpu"], rows=["os-irq-gpu"])
@@ -146,9 +150,7 @@ def irq_gpu(devices: Sequence[DeviceIrqs], own: OwnFiles, expect: Expect) -> Ste
             return None
         return _move(device, [cpu_list(_cpus(device))], "interrupts are handled near the GPU", _HOST, ["cpu.irq-gpu"])
 
-    moves, unread = _judged(devices, judge)
-    yield from _all(own, moves, "irq-gpu", "nvidia-persistenced.service")
-    need(unread)
+    yield from _all(own, devices, judge, "irq-gpu", "nvidia-persistenced.service")
 
 
 def _judged(
@@ -165,5 +167,5 @@ def _judged(
         except Unavailable as missing:
             unread = missing
         else:
-            moves += [move] if move is not None else []
+            moves += [move] if move is not None and move.changes else []
     return moves, unread
