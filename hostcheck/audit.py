@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from hostcheck.checklist import Checklist
@@ -12,7 +15,7 @@ from hostcheck.engine import chosen_ids, evaluate
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
 from hostcheck.facts.base import Facts
-from hostcheck.model import Run, Severity
+from hostcheck.model import Actor, Result, Run, Severity, Status
 from hostcheck.registry import Check, load_checks
 from hostcheck.snapshot.probes import Probe
 from hostcheck.snapshot.reading import Ending, Snapshot
@@ -111,7 +114,7 @@ def judge(
         today: the day on which waivers must still hold; the snapshot's own where none is given.
         facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
-    return evaluate(
+    run = evaluate(
         snapshot,
         checklist,
         load_checks(),
@@ -120,3 +123,23 @@ def judge(
         today=today.isoformat() if today else None,
         facts=facts,
     )
+    return replace(run, results=tuple(_for_tune(result) for result in run.results))
+
+
+@cache
+def tunable() -> frozenset[str]:
+    """Return the ids of the checks that some tuner can mend; the list is generated, so that no audit loads a tuner."""
+    return frozenset(tomllib.loads((files("hostcheck") / "tunable.toml").read_text("utf-8"))["checks"])
+
+
+def _for_tune(result: Result) -> Result:
+    """Return a result whose failures hostcheck itself can mend, where an operator would have to."""
+    if result.status is not Status.FAIL or result.id not in tunable():
+        return result
+    findings = tuple(
+        replace(finding, actor=Actor.TUNE)
+        if finding.status is Status.FAIL and finding.actor is Actor.OPERATOR
+        else finding
+        for finding in result.findings
+    )
+    return replace(result, findings=findings)

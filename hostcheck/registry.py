@@ -173,8 +173,8 @@ def matches(id: str, pattern: str) -> bool:
     return fnmatchcase(id, pattern) or id.split(".", 1)[0] == pattern
 
 
-def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    """Return the ids that any of the patterns matches, such as "gpu.*" or "memory.swap".
+def select(ids: Iterable[str], patterns: Iterable[str], noun: str = "check") -> set[str]:
+    """Return the ids that any of the patterns matches, such as "gpu.*" or "memory.swap"; `noun` says what has them.
 
     Raises:
         HostcheckError: a pattern matches nothing; the nearest id is named.
@@ -184,7 +184,7 @@ def select(ids: Iterable[str], patterns: Iterable[str]) -> set[str]:
     for pattern in patterns:
         found = [id for id in known if matches(id, pattern)]
         if not found:
-            raise HostcheckError(f"no check matches {pattern!r}{suggest(pattern, known)} (hostcheck list shows all)")
+            raise HostcheckError(f"no {noun} matches {pattern!r}{suggest(pattern, known)} (hostcheck list shows all)")
         chosen.update(found)
     return chosen
 

@@ -17,8 +17,8 @@ COMMANDS = {
     "tune": "Plan changes that mend what the audit finds, make them, and take them back.",
     "fleet": "Show what a fleet answered, from its run directory.",
     "collect": "Take a snapshot of this host, to be judged later or elsewhere.",
-    "list": "List the checks.",
-    "explain": "Explain one check: what it reads, what it expects, and why.",
+    "list": "List the checks, or the tuners.",
+    "explain": "Explain one check or tuner: what it reads, what it expects, and why.",
     "coverage": "Show which rows of the checklist are answered, and by what.",
     "completion": "Print the completion script for a shell.",
 }

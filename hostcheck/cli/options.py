@@ -42,6 +42,20 @@ class TunerId(click.ParamType):  # type: ignore[type-arg] # as above
         return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
 
 
+class AnyId(click.ParamType):  # type: ignore[type-arg] # as above
+    """The id of a check or of a tuner; completes from the register."""
+
+    name = "id"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from hostcheck.registry import load_checks, load_tuners
+
+        ids = sorted({*load_checks(), *load_tuners()})
+        return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
+
+
 def write(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file as a whole or not at all.
 

@@ -74,6 +74,8 @@ def _file(path: str, state: FileState, mask: _Masks) -> FileState:
     text = state.data.decode("utf-8", "surrogateescape")
     if path == "/proc/cmdline":
         text = kernel_command_line(text)
+    elif path == "/etc/machine-id":
+        text = "masked\n"
     elif path.endswith("/comm") and not DAEMONS.match(text):
         text = f"program-{mask.number('comm', text.strip())}\n"
     elif path.endswith(("/mountinfo", "/mounts")):
