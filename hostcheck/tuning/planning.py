@@ -13,7 +13,7 @@ from hostcheck.errors import HostcheckError
 from hostcheck.expect import Layer, shipped_names
 from hostcheck.facts.base import Facts
 from hostcheck.facts.host import PROBES
-from hostcheck.facts.identity import IDENTITY, IDENTITY_PROBE
+from hostcheck.facts.identity import IDENTITY
 from hostcheck.model import Absentee, Status, worst
 from hostcheck.registry import Tuner, load_checks
 from hostcheck.snapshot.probes import Probe
@@ -181,5 +181,5 @@ def probes_for_checks(ids: Iterable[str]) -> list[Probe]:
     """Return what must be read to judge some checks, and to know the host."""
     checks = load_checks()
     own = probes_of(checks[id] for id in ids if id in checks)
-    found = {probe.id: probe for probe in (*PROBES, IDENTITY_PROBE, *own)}
+    found = {probe.id: probe for probe in (*PROBES, *IDENTITY.probes(), *own)}
     return [found[id] for id in sorted(found)]
