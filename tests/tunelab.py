@@ -86,7 +86,8 @@ echo $kept $value >"$root/boot/args"
 """,
     "mount": """
 echo "mount $*" >>"$root/calls"
-echo "tmpfs ${3#"$root"} tmpfs ${2#remount,} 0 0" >"$root/proc/self/mounts"
+options=${2#remount,}
+echo "tmpfs ${3#"$root"} tmpfs ${options#atime,} 0 0" >"$root/proc/self/mounts"
 """,
     "swapon": """
 echo "swapon $*" >>"$root/calls"
@@ -195,9 +196,9 @@ class Host:
         found = self.root / "calls"
         return found.read_text().splitlines() if found.exists() else []
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[object, object]:
         """Return all that a change could alter, with modes; not what hostcheck keeps of itself."""
-        found: dict[str, object] = {}
+        found: dict[object, object] = {}
         for path in sorted(self.root.rglob("*")):
             name = str(path.relative_to(self.root))
             if name == "calls" or name.startswith(STATE):
@@ -275,40 +276,41 @@ class RealHost(Host):
 
     def sh(self, line: str) -> str:
         """Run a line of sh in the namespaces, as somebody else on that host would."""
-        done = subprocess.run(
-            [*self.inside, "sh", "-c", line], capture_output=True, text=True
-        )
+        done = subprocess.run([*self.inside, "sh", "-c", line], capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr)
         return done.stdout
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[object, object]:
         paths = (
             "/proc/sys/vm/swappiness /proc/sys/net/ipv4/tcp_rmem /sys/kernel/mm/transparent_hugepage/defrag "
             f"/sys/block/{self.block}/queue/scheduler /sys/block/{self.block}/queue/read_ahead_kb /sys/class/net/v0/mtu"
         )
+        folders = "/etc/sysctl.d /etc/systemd/system"
         said = self.sh(
-            f"for f in {paths}; do echo $f; cat $f; done; grep ' /mnt ' /proc/mounts; cut -f1,5 /proc/swaps | grep {self.swap};"
-            " ls -lRA --time-style=+ /etc/sysctl.d /etc/systemd/system; cat $(find /etc/sysctl.d /etc/systemd/system -type f)"
+            f"for f in {paths}; do echo $f; cat $f; done; grep ' /srv ' /proc/mounts;"
+            f" awk '{{print $1, $5}}' /proc/swaps | grep {self.swap};"
+            f" ls -lRA --time-style=+ {folders}; cat $(find {folders} -type f)"
         )
-        return {"all": said}
+        return dict(enumerate(said.splitlines()))
 
     def plan(self) -> Plan:
         """Return a plan of real changes, from what stands there."""
         rmem = self.sh("cat /proc/sys/net/ipv4/tcp_rmem").strip()
-        options = self.sh("grep ' /mnt ' /proc/mounts").split()[3]
+        options = self.sh("grep ' /srv ' /proc/mounts").split()[3]
         machine = Path("/etc/machine-id").read_text().strip() if Path("/etc/machine-id").exists() else ""
         swappiness = self.sh("cat /proc/sys/vm/swappiness").strip()
         defrag = self.sh("cat /sys/kernel/mm/transparent_hugepage/defrag").partition("[")[2].partition("]")[0]
+        ahead = self.sh(f"cat /sys/block/{self.block}/queue/read_ahead_kb").strip()
         return plan(
             write("/proc/sys/vm/swappiness", swappiness, "11" if swappiness != "11" else "12"),
             write("/proc/sys/net/ipv4/tcp_rmem", rmem, "4096 131072 16777216"),
             write("/sys/kernel/mm/transparent_hugepage/defrag", defrag, "never" if defrag != "never" else "madvise"),
             write(f"/sys/block/{self.block}/queue/scheduler", "none", "mq-deadline"),
-            write(f"/sys/block/{self.block}/queue/read_ahead_kb", "128", "4096"),
+            write(f"/sys/block/{self.block}/queue/read_ahead_kb", ahead, "4096"),
             file("/etc/sysctl.d/90-hostcheck-old.conf", f"{HEADER}a = 1\n", f"{HEADER}a = 2\n"),
             file("/etc/systemd/system/x.service.d/90-hostcheck-x.conf", None, f"{HEADER}[Service]\n"),
             change(Kind.NIC, "v0 mtu", "1500", "9000"),
-            change(Kind.MOUNT, "/mnt", options, options.replace("relatime", "noatime")),
+            change(Kind.MOUNT, "/srv", options, options.replace("relatime", "noatime")),
             change(Kind.SWAP, self.swap, "5", None),
             machine=machine,
             boot=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -323,52 +325,64 @@ def missing() -> str:
     return ", ".join(tool for tool in tools if shutil.which(tool) is None)
 
 
+def _tools() -> None:
+    """Skip the test where there can be no namespaces."""
+    lacking = missing()
+    if lacking:
+        assert not os.environ.get("CI"), f"no namespaces without {lacking}"
+        pytest.skip(f"needs {lacking}")
+
+
+@contextmanager
+def inside(script: str) -> Iterator[list[str]]:
+    """Yield what stands before a command to run it in mount and network namespaces that a sh script has prepared."""
+    _tools()
+    with subprocess.Popen(
+        ["unshare", "-m", "-n", "sh", "-ec", f"{script}\necho ready; exec sleep 3600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as keeper:
+        try:
+            assert keeper.stdout is not None
+            assert keeper.stderr is not None
+            assert keeper.stdout.readline() == "ready\n", keeper.stderr.read()
+            yield ["nsenter", "-t", str(keeper.pid), "-m", "-n"]
+        finally:
+            keeper.kill()
+
+
 @contextmanager
 def real(folder: Path, command: Sequence[str]) -> Iterator[RealHost]:
     """Yield a host with real settings; what it changed outside of its namespaces is put back whatever happens."""
-    lacking = missing()
-    if lacking:
-        assert not os.environ.get("CI"), f"no real host without {lacking}"
-        pytest.skip(f"needs {lacking}")
-    kept = {path: Path(path) for path in ("/proc/sys/vm/swappiness", "/sys/kernel/mm/transparent_hugepage/defrag")}
-    originals = {path: found.read_text() for path, found in kept.items()}
+    _tools()
+    paths = [Path("/proc/sys/vm/swappiness"), Path("/sys/kernel/mm/transparent_hugepage/defrag")]
+    originals = {path: path.read_text() for path in paths}
     swap, image = folder / "swap", folder / "image"
     swap.write_bytes(bytes(4 << 20))
     swap.chmod(0o600)
     image.write_bytes(bytes(1 << 20))
     subprocess.run(["mkswap", str(swap)], check=True, capture_output=True)
-    loop = subprocess.run(
-        ["losetup", "--show", "-f", str(image)], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    block = Path(loop).name
-    script = (
-        "mount -t tmpfs -o mode=755 t /var/lib && mount -t tmpfs -o mode=755 t /etc/sysctl.d"
-        " && mount -t tmpfs -o mode=755 t /etc/systemd/system && mount -t sysfs s /sys"
-        " && mount -t tmpfs -o relatime,size=64k t /mnt"
-        " && ip link add v0 type veth peer name v1 && echo ready && exec sleep 3600"
-    )
-    keeper = subprocess.Popen(
-        ["unshare", "-m", "-n", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    losetup = subprocess.run(["losetup", "--show", "-f", str(image)], check=True, capture_output=True, text=True)
+    loop = losetup.stdout.strip()
+    script = f"""
+mount -t tmpfs -o mode=755 t /var/lib
+mount -t tmpfs -o mode=755 t /etc/sysctl.d
+mount -t tmpfs -o mode=755 t /etc/systemd/system
+mount -t sysfs s /sys
+mount -t tmpfs -o relatime,size=64k t /srv
+ip link add v0 type veth peer name v1
+printf '{HEADER}a = 1\\n' >/etc/sysctl.d/90-hostcheck-old.conf
+chmod 600 /etc/sysctl.d/90-hostcheck-old.conf
+swapon -p 5 {swap}
+"""
     try:
-        assert keeper.stdout is not None
-        assert keeper.stderr is not None
-        assert keeper.stdout.readline() == "ready\n", keeper.stderr.read()
-        subprocess.run(["swapon", "-p", "5", str(swap)], check=True)
-        inside = ["nsenter", "-t", str(keeper.pid), "-m", "-n"]
-        host = RealHost(
-            Path(), shell(command, folder / "bin"), inside, {"HOSTCHECK_ROOT": ""}, swap=str(swap), block=block
-        )
-        host.sh(f"printf '{HEADER}a = 1\\n' >/etc/sysctl.d/90-hostcheck-old.conf; chmod 600 /etc/sysctl.d/90*")
-        yield host
+        with inside(script) as prefix:
+            tools = shell(command, folder / "bin")
+            yield RealHost(Path(), tools, prefix, {"HOSTCHECK_ROOT": ""}, swap=str(swap), block=Path(loop).name)
     finally:
-        keeper.kill()
-        keeper.wait()
-        keeper.stdout.close()  # type: ignore[union-attr]
-        keeper.stderr.close()  # type: ignore[union-attr]
         for path, text in originals.items():
-            chosen = text.partition("[")[2].partition("]")[0] or text
-            if Path(path).read_text() != text:
-                Path(path).write_text(chosen)
+            if path.read_text() != text:
+                path.write_text(text.partition("[")[2].partition("]")[0] or text)
         subprocess.run(["swapoff", str(swap)], capture_output=True)
         subprocess.run(["losetup", "-d", loop], check=True)

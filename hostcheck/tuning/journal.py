@@ -220,7 +220,7 @@ class _Journal:
         self._open = open
         self._steps: dict[int, Step] = {}
         self._damaged = False
-        self._headed = False
+        self._last = 0  # number of the last change; 0 where the heading is lost
 
     def take(self, line: str) -> None:
         body, _, length = line.rpartition("\t")
@@ -251,10 +251,10 @@ class _Journal:
 
     def _whole(self, word: str, rest: list[str]) -> bool:
         if word == "journal":
-            if len(rest) != 7 or rest[0] != "1":
+            if len(rest) != 8 or rest[0] != "1" or not _NUMBER.fullmatch(rest[7]):
                 return False
-            _, _, made, tool, host, boot, role = rest
-            self._headed = True
+            _, _, made, tool, host, boot, role, last = rest
+            self._last = int(last)
             self._known = replace(self._known, made=made, tool=tool, host=host, boot=_none(boot), role=_none(role))
             return True
         try:
@@ -291,7 +291,7 @@ class _Journal:
         if self._open and end is not End.AWAITING:
             end = End.UNFINISHED
         steps = tuple(self._steps[number] for number in sorted(self._steps))
-        return replace(self._known, end=end, steps=steps, damaged=self._damaged or not self._headed)
+        return replace(self._known, end=end, steps=steps, damaged=self._damaged or not self._last or max(self._steps, default=0) != self._last)
 
 
 def _opened(output: bytes, *, raw: str = "") -> list[list[str]]:
@@ -302,7 +302,7 @@ def _opened(output: bytes, *, raw: str = "") -> list[list[str]]:
     """
     if len(output) > _LARGEST:
         raise HostcheckError("the answer is too large to be one of hostcheck's programs")
-    whole, _, _ = output.decode("utf-8", "replace").rpartition("\n")
+    whole, _, _ = output.decode("utf-8", "surrogateescape").rpartition("\n")
     first, *lines = whole.split("\n")
     if first != PROTOCOL:
         raise HostcheckError("the answer is not that of hostcheck's programs")
@@ -344,7 +344,8 @@ def _strange(line: list[str]) -> HostcheckError:
 
 
 def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(lambda found: _PLAIN.get(found[1], found[0]), text) if "\\" in text else text
+    whole = _ESCAPE.sub(lambda found: _PLAIN.get(found[1], found[0]), text) if "\\" in text else text
+    return whole if whole.isascii() else _bytes(whole).decode("utf-8", "replace")
 
 
 def _bytes(text: str) -> bytes:

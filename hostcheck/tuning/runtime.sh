@@ -1,5 +1,6 @@
 # Changes this host step by step, writes each step down before it is taken, and takes steps back.
-# POSIX sh; needs cat, cp, mv, rm, mkdir, rmdir, ls, wc, id, date, sync, sleep and flock: coreutils and util-linux, or busybox.
+# POSIX sh; needs cat, cp, mv, rm, mkdir, rmdir, ls, head, wc, id, date, sync, sleep and flock, of coreutils and
+# util-linux or of busybox.
 # A value is "=TEXT", or "-" where nothing stands there. No part of a value is ever read as a command.
 LC_ALL=C LANGUAGE=C
 PATH=${PATH:-/usr/bin:/bin}:@SYSTEM_PATH@
@@ -46,6 +47,7 @@ replace() { # FROM TO: in text
 
 escape() { # TEXT: sets text, a field of a line
     text=$1
+    # shellcheck disable=SC1003 # two of them
     case $text in *\\*) replace \\ '\\' ;; esac
     case $text in *"$tab"*) replace "$tab" '\t' ;; esac
     case $text in *"$nl"*) replace "$nl" '\n' ;; esac
@@ -126,8 +128,9 @@ record() { # FIELD...
         return 0
     fi
     torn=$nl
-    reason "$({ echo | cat >"$tx/room"; } 2>&1)"
+    reason "$({ echo | cat >>"$tx/journal"; } 2>&1)"
     why="$tx/journal cannot be written: $why"
+    rm -f "$tx/room" # for the words that are still to come
     return 1
 }
 
@@ -141,10 +144,10 @@ entry() { # LINE of the journal, without its length
     set -- $1
     IFS=$blank
     case $1 in
-    '' | *[!0-9]*) damaged=yes ;;
+    '' | *[!0-9]* | ???????*) damaged=yes ;;
     0)
         case $2 in
-        journal) version=$3 booted=$8 ;;
+        journal) version=$3 booted=$8 total=${10} ;;
         rolling-back) ended=$2 only=" $3 " ;;
         *) ended=$2 only=' ' ;;
         esac
@@ -152,18 +155,25 @@ entry() { # LINE of the journal, without its length
     *)
         case $2 in
         plan)
-            count=$1
+            while [ "$count" -lt "$1" ]; do
+                count=$((count + 1))
+                eval "kind_$count='' state_$count=''"
+            done
             eval "kind_$1=\$3 target_$1=\$4 before_$1=\$5 after_$1=\$6 reload_$1=\$8 state_$1=planned made_$1="
             ;;
-        made) eval "made_$1=\$3\$nl\$made_$1" ;;
-        *) eval "state_$1=\$2" ;;
+        made) ! known "$1" || eval "made_$1=\$3\$nl\$made_$1" ;;
+        *) if known "$1"; then eval "state_$1=\$2"; else damaged=yes; fi ;;
         esac
         ;;
     esac
 }
 
+known() { # N: whether the journal has said what change N is
+    [ "$1" -le "$count" ] && eval "[ -n \"\$kind_$1\" ]"
+}
+
 load() { # ID: read the journal of a transaction
-    id=$1 tx=$state/tx/$1 count=0 damaged='' ended='' booted='' version='' torn='' only=' '
+    id=$1 tx=$state/tx/$1 count=0 damaged='' ended='' booted='' version='' torn='' only=' ' total=0
     if ! [ -d "$tx" ]; then
         why="there is no transaction $1"
         return 1
@@ -182,14 +192,17 @@ load() { # ID: read the journal of a transaction
         [ -n "$line" ] || continue
         [ -n "$more" ] || torn=$nl
         body=${line%"$tab"*}
-        if [ "${line##*"$tab"}" = "${#body}" ]; then
+        if [ "$line" != "$body" ] && [ "${line##*"$tab"}" = "${#body}" ]; then
             entry "$body"
         else
             damaged=yes
         fi
     done <"$tx/journal"
     case $version in
-    1) return 0 ;;
+    1)
+        [ "$total" = "$count" ] || damaged=yes
+        return 0
+        ;;
     '')
         damaged=yes
         return 0
@@ -211,7 +224,7 @@ close() { # WORD [FIELD]: the end of the transaction, made durable
     durable "$@"
     folders=
     checkpoint closed
-    [ "$closing" = awaiting ] || rm -f "$tx/open"
+    [ "$closing" = awaiting ] || rm -f "$tx/room" "$tx/open"
 }
 
 # --- The state on this host ----------------------------------------------------------------------------------------
@@ -262,7 +275,7 @@ safe_entry() { # PATH LINE of ls
 }
 
 prepare() { # WHAT FOR: the folder of this host's transactions, and the lock
-    for name in cat cp mv rm mkdir rmdir ls wc id date sync sleep flock; do
+    for name in cat cp mv rm mkdir rmdir ls head wc id date sync sleep flock; do
         command -v "$name" >/dev/null 2>&1 || refuse "$name is not installed there, and nothing can be changed without it"
     done
     uid=$(id -u)
@@ -324,7 +337,9 @@ unfinished() { # sets open, the numbers of transactions that were not brought to
 
 same() { # VALUE VALUE: whether they mean the same to the thing that has them
     [ "$1" != "$2" ] || return 0
-    case $1$2 in *-*) case $1:$2 in -:* | *:-) return 1 ;; esac ;; esac
+    if [ "$1" = - ] || [ "$2" = - ]; then
+        return 1
+    fi
     case $kind in
     write | nic)
         plain "$1"
@@ -536,10 +551,8 @@ read_unit() {
         ActiveState=*) active=${word#*=} ;;
         esac
     done
-    if [ -z "$enabled" ]; then
-        why="there is no unit $target"
-        return 1
-    fi
+    # A unit that is not there is as one that does nothing: its file may be a change of the same plan.
+    [ -n "$enabled" ] || enabled=disabled
     case $active in failed) active=inactive ;; esac # systemd's word for inactive, with a memory
     now="=$enabled $active"
 }
@@ -733,7 +746,17 @@ write_mount() { # VALUE
         return 1
     fi
     given=
+    read_mount
     IFS=,
+    for option in ${now#=}; do
+        # `mount` adds to what is there: what is to go is named by its opposite.
+        case ,${1#=},:$option in
+        *,"$option",*:*) ;;
+        *:no*) given=$given,${option#no} ;;
+        *:sync) given=$given,async ;;
+        *:lazytime | *:discard) given=$given,no$option ;;
+        esac
+    done
     for option in ${1#=}; do
         # What a file system shows, and does not take.
         case $option in seclabel) ;; *) given=$given,$option ;; esac
@@ -813,6 +836,7 @@ change() { # N KIND TARGET BEFORE AFTER SCOPE RELOAD CUTS TUNER FIXES WHY
 }
 
 look() { # whether a change finds what its plan says
+    total=$number
     eval "same_$number="
     if [ "$kind" = file ] && ! safe_folder "${target%/*}"; then
         step "$number" refused "$why"
@@ -921,8 +945,9 @@ begin() { # a transaction of its own, with all that is planned
         refuse "$tx cannot be written: $why"
     }
     checkpoint open
+    head -c 16384 /dev/zero >"$tx/room" 2>/dev/null # where the disk is full later, it can still be said what was taken back
     mode=note
-    if record 0 journal 1 "$id" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$2" "${boot:--}" "$3"; then
+    if record 0 journal 1 "$id" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$2" "${boot:--}" "$3" "$total"; then
         changes
     else
         failed=$why
@@ -952,7 +977,7 @@ apply() { # TOOL HOST ROLE MACHINE BOOT SECONDS all|rest
     prepare "applying a plan for $2"
     ! unfinished || refuse "transaction$open was not brought to an end: run hostcheck tune recover first"
     for_host "$2" "$4" "$5"
-    moved='' differs='' seconds=$6
+    moved='' differs='' seconds=$6 total=0
     mode=look
     changes
     [ -z "$moved" ] || refuse 'this host is not as the plan says, and nothing was changed; make a new plan'
@@ -983,6 +1008,7 @@ watch() { # take all back unless it is confirmed in time; this outlives the conn
         exec 9>>"$state/lock"
         flock 9
         [ -e "$tx/open" ] || exit 0
+        # shellcheck disable=SC2030 # all of it happens in here
         failed="it was not confirmed within $seconds s"
         load "$id" || exit 1
         take_back
@@ -991,6 +1017,7 @@ watch() { # take all back unless it is confirmed in time; this outlives the conn
 }
 
 stop() { # all|rest: after a failure, take all back, or only what was not brought to its end
+    # shellcheck disable=SC2031
     [ -n "$failed" ] || failed=$why
     [ "$1" = all ] || keeping=yes
     take_back
@@ -1059,7 +1086,7 @@ undo() { # N
         return 0
     fi
     checkpoint undone
-    [ "$kind" != file ] || tidy
+    tidy
     eval "state_$number=undone"
     record "$number" undone
     step "$number" undone "$note"
@@ -1082,8 +1109,12 @@ is_ours() { # whether what stands there is what this transaction set, or half se
     [ "$was" != applied ] && [ "$kind" != file ] && [ "$booted" = "${boot:--}" ]
 }
 
-tidy() { # what a FILE left beside it
-    rm -f "$root${target%/*}/.hostcheck-$id-$number"
+tidy() { # what is left beside a file
+    case $kind in
+    file) rm -f "$root${target%/*}/.hostcheck-$id-$number" ;;
+    kernel-arg) rm -f "$root/etc/default/grub.d/.hostcheck-$id-$number" ;;
+    *) return 0 ;;
+    esac
     eval "text=\$made_$number"
     IFS=$nl
     for folder in $text; do
@@ -1151,7 +1182,7 @@ touched() { # add what the loaded transaction changed, and has not taken back, t
     while [ "$at" -le "$count" ]; do
         eval "was=\$state_$at text=\"\$kind_$at \$target_$at\""
         case $was:$only in
-        applied:' ' | applied:*" $at "* | left:' ')
+        applied:' ' | applied:*" $at "*)
             case $targets in *"$nl$text$nl"*) shared=$text ;; esac
             mine="$mine$text$nl"
             ;;
