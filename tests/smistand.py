@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -55,10 +55,10 @@ class Stand:
         """The arguments of every call that set something or tried to, in order."""
         return (self.folder / "set.log").read_text().splitlines()
 
-    def change(self, index: int, **settings: Any) -> None:
-        """Change a GPU's settings behind everybody's back."""
+    def change(self, gpu: int, settings: Mapping[str, Any]) -> None:
+        """Change settings of the GPU of this number behind everybody's back."""
         state = _load(self.folder)
-        state["gpus"][index].update(settings)
+        state["gpus"][gpu].update(settings)
         _save(self.folder, state)
 
     def fault(self, option: str, how: str = "") -> None:
@@ -156,6 +156,10 @@ def _document(gpus: Sequence[dict[str, Any]]) -> int:
             "gpu_power_readings/current_power_limit": f"{gpu['power.limit']:.2f} W",
             "gpu_power_readings/requested_power_limit": f"{gpu['power.limit']:.2f} W",
         }
+        # A GPU that is locked idles at the lower bound of its lock, or so the stand-in has it.
+        for setting, clock in (("sm-clock-lock", "sm_clock"), ("memory-clock-lock", "mem_clock")):
+            if gpu[setting] is not None:
+                values[f"clocks/{clock}"] = f"{gpu[setting].partition(',')[0]} MHz"
         for path, value in values.items():
             found = element.find(path)
             assert found is not None, path

@@ -75,7 +75,7 @@ def test_faults(tmp_path: Path) -> None:
 
 def test_its_report_is_one_of_nvidia_smi(tmp_path: Path) -> None:
     stand = Stand(tmp_path, gpus=2)
-    stand.change(1, **{"power.limit": 500.0, "persistence_mode": "Enabled"})
+    stand.change(1, {"power.limit": 500.0, "persistence_mode": "Enabled"})
     log = parse_xml(call(stand, "-q", "-x").stdout, messages=[], exit_code=0)
     assert [gpu.power.limit_w for gpu in log.gpus] == [700.0, 500.0]
     assert [gpu.persistence_mode for gpu in log.gpus] == [False, True]
