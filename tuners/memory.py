@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hostcheck.checks.memory import (
     DIRTY,
     DIRTY_BACKGROUND,
+    HUGE,
+    KHUGEPAGED,
     MAP_COUNT,
     MIN_FREE,
     OVERCOMMIT,
+    SHM_SIZE,
+    SWAP_SIZE,
     SWAPPINESS,
     THP_DEFRAG,
     THP_ENABLED,
@@ -18,14 +22,17 @@ from hostcheck.checks.memory import (
 )
 from hostcheck.errors import Maybe, NotApplicable, need
 from hostcheck.expect import Expect, Expectation
-from hostcheck.facts.dropins import OWN, OwnFiles
-from hostcheck.facts.hugepages import THP, Thp
+from hostcheck.facts.cpu import NUMA, NumaNode
+from hostcheck.facts.dropins import MARK, OWN, OwnFiles
+from hostcheck.facts.hugepages import HUGE_POOLS, THP, HugePool, Thp
 from hostcheck.facts.kernel import SYSCTL, setting
-from hostcheck.facts.memory import MEMINFO, SWAP, MemInfo, Swap
+from hostcheck.facts.memory import MEMINFO, SHM, SWAP, MemInfo, Swap, count
+from hostcheck.facts.process import DAEMONS, Daemons
+from hostcheck.facts.storage import SHM_MOUNT, SWAP_UNITS, MountedDisk, SwapUnit, unescape
 from hostcheck.registry import tuner
-from hostcheck.tuning.change import Change, Refusal, Risk
+from hostcheck.tuning.change import Change, Kind, Refusal, Reload, Risk, Scope
 
-from .making import at_boot, because, set_sysctl, settle, sysctl, write
+from .making import at_boot, because, by_hand, claimed, drop_in, pick, set_sysctl, settle, sysctl, write
 
 _THP_DIR = "/sys/kernel/mm/transparent_hugepage"
 _LARGE_KIB = 32 * 1024
@@ -80,6 +87,193 @@ def thp_defrag(thp: Thp, own: OwnFiles, expect: Expect) -> Steps:
         raise NotApplicable("transparent huge pages are off")
     why = "page faults do not stop to compact memory"
     yield from _thp_word(own, "defrag", need(thp.defrag), expect(THP_DEFRAG), why, Risk.LOW)
+
+
+@tuner(THP, OWN, id="memory.khugepaged", fixes=["memory.khugepaged"], rows=["os-thp-defrag"], keys=[KHUGEPAGED])
+def khugepaged(thp: Thp, own: OwnFiles, expect: Expect) -> Steps:
+    """Set whether the background collector of huge pages may compact memory.
+
+    Without it, programs get huge pages only where memory has room as it is. Rollback writes the old number.
+    """
+    if thp.enabled == "never":
+        raise NotApplicable("transparent huge pages are off")
+    text = thp.khugepaged.get("defrag")
+    if text is None:
+        raise NotApplicable("this kernel has no khugepaged/defrag")
+    path, wanted = f"{_THP_DIR}/khugepaged/defrag", expect(KHUGEPAGED)
+    settled = settle(own, path, wanted, count(text, path), file=own.others.tmpfile(path), read=int)
+    if isinstance(settled, Refusal):
+        yield settled
+    elif settled is not None:
+        why, source = "memory is not compacted under running programs", because(wanted)
+        yield write(path, text, f"{settled.value}", why=why, source=source, fixes=["memory.khugepaged"])
+        if not settled.kept:
+            keep = f"{why}: kept over a reboot"
+            yield from at_boot(own, "khugepaged", {path: f"{settled.value}"}, why=keep, source=source)
+
+
+@tuner(
+    SWAP, MEMINFO, SWAP_UNITS, DAEMONS, OWN, id="memory.swap", fixes=["memory.swap"], rows=["os-swap"],
+    keys=[SWAP_SIZE],
+)  # fmt: skip
+def swap(
+    state: Swap, info: MemInfo, units: Sequence[SwapUnit], daemons: Daemons, own: OwnFiles, expect: Expect
+) -> Steps:
+    """Switch swap on disks off, now and for later boots.
+
+    What is swapped out is read back first, which takes a while and needs as much free memory; where there is not, it
+    is refused. Without swap, memory that runs short ends in the kill of a process. Compressed memory (zram) stays.
+    The file that keeps it off makes systemd pass over the swap units; /etc/fstab stays as it is. Rollback switches the
+    areas on again and takes the files away.
+    """
+    wanted = expect(SWAP_SIZE)
+    value = pick("swap", wanted, round(state.disk_gib, 2))
+    if isinstance(value, Refusal):
+        yield value
+        return
+    if value == round(state.disk_gib, 2):
+        return
+    if value != 0:
+        yield Refusal(target="swap", why=f"{wanted.view.text} is expected: which areas are to stay is yours to choose")
+        return
+    areas = [area for area in state.areas if not area.in_memory]
+    used, free = sum(area.used_kib for area in areas), need(info.available_kib)
+    if used + info.total_kib // 20 > free:
+        told = f"{used // 1024:,} MiB of it are in use, and {free // 1024:,} MiB of memory are available"
+        yield Refusal(target="swap", why=f"{told}: it does not fit back; let those jobs end first")
+        return
+    why, source = "no process waits for memory that was swapped out", because(wanted)
+    for area in areas:
+        yield Change(
+            kind=Kind.SWAP,
+            target=unescape(area.path),
+            before=f"{area.priority}",
+            after=None,
+            scope=Scope.RUNTIME,
+            why=why,
+            risk=Risk.MEDIUM,
+            source=source,
+            fixes=("memory.swap",),
+        )
+    if not daemons.has("/run/systemd/system"):
+        yield by_hand("/etc/fstab", "take the lines of type swap out of /etc/fstab: swap is back at a reboot", source)
+        return
+    for folder, names in _swap_folders(units).items():
+        if not folder:
+            told = f"systemctl mask {' '.join(names)}, or take it out of /etc/fstab: swap is back at a reboot"
+            yield by_hand(names[0], told, source)
+            continue
+        lines = [f"# Passes over {name}" for name in names]
+        lines += ["[Unit]", "# The root is always there, so that this is never true.", "ConditionPathExists=!/"]
+        path, keep = f"/etc/systemd/system/{folder}/{MARK}off.conf", f"{why}: kept over a reboot"
+        yield from drop_in(own, path, lines, why=keep, source=source, risk=Risk.MEDIUM, reload=Reload.SYSTEMD)
+
+
+def _swap_folders(units: Sequence[SwapUnit]) -> dict[str, list[str]]:
+    r"""Return the folders for drop-ins of units, with the names of those that each covers; "" where there is none.
+
+    systemd looks for those of "dev-disk-by\x2duuid-1.swap" in "dev-disk-.swap.d" too (systemd.unit(5)), so that a name
+    with escapes is covered by what comes before them.
+    """
+    folders: dict[str, list[str]] = {}
+    for unit in units:
+        stem = unit.name.removesuffix(".swap")
+        plain, escape, _ = stem.partition("\\")
+        prefix = f"{plain.rpartition('-')[0]}-" if "-" in plain else ""
+        folder = f"{prefix}.swap.d" if escape and prefix else "" if escape else f"{unit.name}.d"
+        folders.setdefault(folder, []).append(unit.name)
+    return folders
+
+
+@tuner(
+    HUGE_POOLS, NUMA, MEMINFO, OWN, id="memory.hugepages", fixes=["memory.hugepages"],
+    rows=["x-os-static-hugepages"], keys=[HUGE],
+)  # fmt: skip
+def hugepages(
+    pools: Sequence[HugePool], nodes: Sequence[NumaNode], info: MemInfo, own: OwnFiles, expect: Expect
+) -> Steps:
+    """Reserve huge pages of the default size, as many as are planned, spread evenly over the memory nodes.
+
+    Reserved memory is gone for everything else. A kernel whose memory is fragmented reserves fewer: what it did not
+    take is taken back. Memory of GPUs that shows as nodes is left out. Rollback writes the old numbers.
+    """
+    pool = next((pool for pool in pools if pool.size_kib == info.hugepage_kib), None)
+    if pool is None:
+        raise NotApplicable("the kernel has no pool of huge pages of its default size")
+    if pool.planned is not None:
+        raise NotApplicable("the kernel's command line has a plan of its own")
+    wanted, gib = expect(HUGE), pool.total * pool.size_kib / 2**20
+    value = pick("nr_hugepages", wanted, round(gib, 2))
+    if isinstance(value, Refusal):
+        yield value
+        return
+    if not isinstance(value, int | float) or value == round(gib, 2):
+        return
+    pages = -int(-value * 2**20 // pool.size_kib)
+    growth = (pages - pool.total) * pool.size_kib
+    if growth > need(info.available_kib) * 0.8:
+        told = f"{growth / 2**20:.1f} GiB more are wanted, and {need(info.available_kib) / 2**20:.1f} GiB are available"
+        yield Refusal(target="nr_hugepages", why=f"{told}: reserve them at boot, by the kernel's command line")
+        return
+    if pool.total - pages > pool.free - pool.reserved:
+        yield Refusal(target="nr_hugepages", why="an application has mapped them, or was promised them")
+        return
+    why, source = f"{pages} huge pages of {pool.size_kib} KiB are reserved, as planned", because(wanted)
+    values = _shares(pool, nodes, pages)
+    claims = [claimed(path, own.others.tmpfile(path)) for path in values]
+    refused = claimed("vm.nr_hugepages", own.others.sysctl("vm.nr_hugepages")) or next(filter(None, claims), None)
+    if refused is not None:
+        yield refused
+        return
+    for path, (before, after) in values.items():
+        fixes = ["memory.hugepages"]
+        if before != after:
+            yield write(path, f"{before}", f"{after}", why=why, source=source, fixes=fixes, risk=Risk.MEDIUM)
+    kept, keep = {path: f"{after}" for path, (_, after) in values.items()}, f"{why}: kept over a reboot"
+    yield from at_boot(own, "hugepages", kept, why=keep, source=source, risk=Risk.MEDIUM)
+
+
+def _shares(pool: HugePool, nodes: Sequence[NumaNode], wanted: int) -> dict[str, tuple[int, int]]:
+    """Return each file that holds a number of pages, with the number before and after."""
+    folder = f"hugepages-{pool.size_kib}kB/nr_hugepages"
+    host = [node.id for node in nodes if node.is_host and node.id in pool.by_node]
+    others = sum(held for node, held in pool.by_node.items() if node not in host)
+    if not host:
+        return {f"/sys/kernel/mm/hugepages/{folder}": (pool.total, wanted)}
+    share, rest = divmod(max(0, wanted - others), len(host))
+    return {
+        f"/sys/devices/system/node/node{node}/hugepages/{folder}": (pool.by_node[node], share + (place < rest))
+        for place, node in enumerate(host)
+    }
+
+
+@tuner(SHM, SHM_MOUNT, id="memory.shm", fixes=["memory.shm"], keys=[SHM_SIZE])
+def shm(size_kib: int, mount: MountedDisk, expect: Expect) -> Steps:
+    """Make shared memory as large as NCCL and data loaders need it.
+
+    It takes memory only as it is filled. It lasts until the next boot: for later ones, the line in /etc/fstab is the
+    operator's. Rollback mounts it as before; the kernel refuses that while more is in it.
+    """
+    wanted = expect(SHM_SIZE)
+    value = pick(mount.point, wanted, round(size_kib / 2**20, 3))
+    if isinstance(value, Refusal):
+        yield value
+    elif isinstance(value, int | float) and value != round(size_kib / 2**20, 3):
+        words = [word for word in mount.options.split(",") if not word.startswith("size=")]
+        size = f"size={int(value * 2**20)}k"
+        why, source = "NCCL and data loaders exchange data through it", because(wanted)
+        yield Change(
+            kind=Kind.MOUNT,
+            target=mount.point,
+            before=mount.options,
+            after=",".join([*words, size]),
+            scope=Scope.RUNTIME,
+            why=why,
+            source=source,
+            fixes=("memory.shm",),
+        )
+        told = f"give {mount.point} the option {size} in /etc/fstab: it is lost at a reboot"
+        yield by_hand(f"/etc/fstab {mount.point}", told, source)
 
 
 @tuner(
