@@ -154,7 +154,7 @@ def power_limit(gpu: Gpu, expect: Expect) -> Finding:
 
     A GPU at 70 % of its power does large matrix products 10 to 20 % slower. A limit set with nvidia-smi is easily
     forgotten; one set through the BMC shows in no setting of the operating system, only here. A site that caps power on
-    purpose, such as to 90 % for jobs of many weeks, expects that: gpu.power-limit = { between = [90, 91] }.
+    purpose, such as to 90 % for jobs of many weeks, expects that: gpu.power-limit = 90.
     """
     if board_class(need(gpu.name)) == "laptop":
         raise NotApplicable("a laptop moves the limit with its temperature and battery")

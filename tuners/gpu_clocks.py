@@ -27,8 +27,8 @@ def power_limit(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
     """Set the power limit of every GPU to what is expected, in percent of its own default.
 
     Without an expectation of the site that is the default, so that a forgotten cap goes; where the cap is meant, such
-    as 90 % for jobs of many weeks, expect it: gpu.power-limit = { between = [90, 91] }. A cap is made again after each
-    boot by a unit of ours, since GPUs forget it. A limit that is lifted draws more power than the rack may be planned
+    as 90 % for jobs of many weeks, expect it: gpu.power-limit = 90. A cap is made again after each boot by a unit of
+    ours, since GPUs forget it. A limit that is lifted draws more power than the rack may be planned
     for. Rollback sets the old limit.
     """
     capped: dict[str, str] = {}

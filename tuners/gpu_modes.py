@@ -177,6 +177,9 @@ def mig_policy(gpu: Gpu, expect: Expect) -> Steps:
             )
 
 
+_SETTABLE = ("Default", "Exclusive_Process", "Prohibited")
+
+
 @tuner(
     GPUS, OWN, id="gpu.compute-mode", fixes=["gpu.compute-mode"], rows=["gpu-mps"], keys=[COMPUTE_MODE],
     references=["https://docs.nvidia.com/deploy/nvidia-smi/index.html"],
@@ -202,7 +205,10 @@ def compute_mode(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
         source = because(wanted)
         if value != "Default" and not wanted.matcher.matches("Default"):
             options[need(gpu.uuid)] = f"-c {str(value).upper()}"
-        if value != mode:
+        if value != mode and mode not in _SETTABLE:
+            why = f"it is {mode}, which nvidia-smi no longer sets, so that no rollback could: set {value} by hand"
+            yield Refusal(target=f"{gpu.subject} compute-mode", why=why)
+        elif value != mode:
             risk = Risk.LOW if value == "Default" else Risk.MEDIUM
             why, fixes = f"programs are admitted as {value} says", ["gpu.compute-mode"]
             yield set_gpu(gpu, "compute-mode", mode, str(value), why=why, source=source, fixes=fixes, risk=risk)

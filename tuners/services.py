@@ -28,7 +28,7 @@ def start(
     if unit is None:
         yield Refusal(target=name, why=f"it is not installed: install {package}, then plan again")
         return
-    if unit.state in ("enabled active", "static active"):
+    if unit.active == "active" and unit.file != "disabled":
         return
     if unit.why_not:
         yield Refusal(target=name, why=unit.why_not)

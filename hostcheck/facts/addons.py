@@ -14,7 +14,8 @@ from hostcheck.snapshot.reading import Ending, Reading
 
 MPS_CONTROL = "/usr/bin/nvidia-cuda-mps-control"
 _MODULES = tuple(
-    f"/lib/modules/*/{folder}/nvidia-fs.ko*" for folder in ("updates", "updates/dkms", "extra", "extra/nvidia-fs")
+    f"/lib/modules/*/{folder}/nvidia-fs.ko*"
+    for folder in ("updates", "updates/dkms", "extra", "extra/nvidia-fs", "weak-updates", "kernel/nvidia-fs")
 )
 _SOURCES = "/usr/src/nvidia-fs-*"
 ADDONS_PROBE = ListProbe("software.addons", (MPS_CONTROL, *_MODULES, _SOURCES))

@@ -82,7 +82,7 @@ def _file(path: str, state: FileState, mask: _Masks) -> FileState:
         text = "".join(_mount(line, mask) for line in text.splitlines(keepends=True))
     elif path.endswith("/cgroup"):
         text = re.sub(r"[^/\n]+(?=/|$)", lambda found: _cgroup(found[0], mask), text, flags=re.M)
-    elif path.endswith((".conf", ".service")):
+    elif path.endswith((".conf", ".service", ".rules")):
         text = "".join(_setting(line) for line in text.splitlines(keepends=True))
     return replace(state, data=mask.text(text).encode("utf-8", "surrogateescape"), why=mask.text(state.why))
 

@@ -129,6 +129,8 @@ def test_configuration_keeps_limits_and_loses_secrets() -> None:
     assert masked_file("/etc/systemd/system/slurmd.service.d/x.conf", text) == (
         "[Service]\nLimitMEMLOCK=infinity\nEnvironment=masked\nExecStart=masked\n"
     )
+    rule = 'ACTION=="add", RUN+="/opt/site/notify --token abc"\n# kept\n'
+    assert masked_file("/etc/udev/rules.d/50-site.rules", rule) == "ACTION=masked\n# kept\n"
 
 
 def test_what_the_kernel_tells_of_init_goes() -> None:
