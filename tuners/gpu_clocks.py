@@ -13,7 +13,7 @@ from hostcheck.facts.gpu_health import board_class
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Risk
 
-from .gpu_settings import again_at_boot, need_own, set_gpu
+from .gpu_settings import again_at_boot, forgets, need_own, set_gpu
 from .making import because, pick
 
 Steps = Iterator[Change | Refusal]
@@ -43,6 +43,9 @@ def power_limit(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
             yield found
             continue
         now, watts, default = found
+        if watts != now and (lost := forgets(gpu, "power limit")):
+            yield lost
+            continue
         if not wanted.matcher.matches(100.0):
             capped[need(gpu.uuid)] = f"-pl {watts:.2f}"
         if watts != now:
@@ -133,6 +136,9 @@ def clock_lock(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
             if isinstance(value, int) and value > need(highest):
                 why = f"{value} MHz is above the {need(highest)} MHz that the GPU can do"
                 yield Refusal(target=f"{gpu.subject} {setting}", why=why)
+                continue
+            if value != clock and (lost := forgets(gpu, setting)):
+                yield lost
                 continue
             source = because(wanted)
             options.setdefault(need(gpu.uuid), []).append(f"{option} {value},{value}")

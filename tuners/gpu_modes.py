@@ -19,7 +19,7 @@ from hostcheck.facts.units import PERSISTENCED, UNITS, Units
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Kind, Needs, Refusal, Reload, Risk, Scope
 
-from .gpu_settings import again_at_boot, need_own, set_gpu
+from .gpu_settings import again_at_boot, forgets, need_own, set_gpu
 from .making import because, by_hand, drop_in, pick
 from .services import start
 
@@ -162,6 +162,8 @@ def mig_policy(gpu: Gpu, expect: Expect) -> Steps:
             gone = f"nvidia-smi mig -i {gpu.index} -dci, then -dgi, removes them"
             why = f"{len(devices)} MIG devices would be gone, and no rollback brings them back ({gone})"
             yield Refusal(target=target, why=why)
+        elif gpu.architecture != "Ampere" and (lost := forgets(gpu, "mig")):
+            yield lost
         else:
             yield set_gpu(
                 gpu,
@@ -201,6 +203,9 @@ def compute_mode(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
         value = pick(f"{gpu.subject} compute-mode", wanted, mode)
         if isinstance(value, Refusal):
             yield value
+            continue
+        if value != mode and (lost := forgets(gpu, "compute mode")):
+            yield lost
             continue
         source = because(wanted)
         if value != "Default" and not wanted.matcher.matches("Default"):
@@ -265,6 +270,10 @@ def _mps_on(gpus: Sequence[Gpu], addons: Addons, own: OwnFiles, source: str, *, 
         return
     if busy and not runs:
         yield Refusal(target="MPS", why=f"processes run on {', '.join(busy)} without it: drain, then plan again")
+        return
+    lost = [refusal for gpu in gpus if (refusal := forgets(gpu, "compute mode"))]
+    if lost:
+        yield from lost
         return
     for gpu in gpus:
         mode = need(gpu.compute_mode)

@@ -8,7 +8,7 @@ from hostcheck.errors import NotApplicable, Unavailable, need
 from hostcheck.facts.dropins import OwnFiles
 from hostcheck.facts.gpu import Gpu
 from hostcheck.facts.units import PERSISTENCED
-from hostcheck.tuning.change import Change, Kind, Needs, Risk, Scope
+from hostcheck.tuning.change import Change, Kind, Needs, Refusal, Risk, Scope
 
 from .making import unit_at_boot
 
@@ -24,6 +24,14 @@ def need_own(gpu: Gpu, why: str) -> None:
         raise gpu.virtualization
     if gpu.virtualization == "VGPU":
         raise NotApplicable(f"a virtual GPU: {why}")
+
+
+def forgets(gpu: Gpu, setting: str) -> Refusal | None:
+    """Return why a setting would not hold until the next boot: without persistence it ends with the last program."""
+    if gpu.persistence_mode is not False:
+        return None
+    why = "persistence is off, and the GPU would forget it at once: first hostcheck tune apply --only gpu.persistence"
+    return Refusal(target=f"{gpu.subject} {setting}", why=why)
 
 
 def set_gpu(

@@ -43,14 +43,18 @@ UNITS = (
 )
 
 
-def prepared(folder: Path, command: tuple[str, ...] = ("dash",), gpus: int = 2) -> tuple[Host, Stand]:
-    """Return a made-up host with GPUs."""
+def prepared(
+    folder: Path, command: tuple[str, ...] = ("dash",), gpus: int = 2, *, persistent: bool = True
+) -> tuple[Host, Stand]:
+    """Return a made-up host with GPUs, which nvidia-persistenced keeps ready or not."""
     host = made_up(folder, command)
     stand = Stand(folder / "gpu", gpus=gpus)
     (host.bin / "nvidia-smi").unlink()
     (host.bin / "nvidia-smi").symlink_to(stand.folder / "nvidia-smi")
     for unit in UNITS.split():
         host.put(f"/units/{unit}.service", "disabled inactive\n")
+    if persistent:
+        host.put("/units/nvidia-persistenced.service", "enabled active\n")
     return host, stand
 
 
@@ -95,11 +99,14 @@ def planned(host: Host, stand: Stand, *settings: str, only: tuple[str, ...] = NA
 
 @pytest.mark.parametrize("command", SHELLS, ids=" ".join)
 def test_settings_of_gpus_there_and_back(command: tuple[str, ...], tmp_path: Path) -> None:
-    host, stand = prepared(tmp_path, command)
+    host, stand = prepared(tmp_path, command, persistent=False)
     files, gpus = host.state(), stand.gpus
+    first = planned(host, stand, only=("gpu.persistence",))
+    assert host.run(apply_program(first)).outcome.end is End.COMMITTED
     plan = planned(host, stand, *SITE)
     kinds = {change.kind for change in plan.changes}
     assert kinds == {Kind.GPU, Kind.FILE, Kind.UNIT}, plan
+    assert not plan.refusals
     done = host.run(apply_program(plan))
     assert done.outcome.end is End.COMMITTED, (done.outcome, done.err)
     assert {step.state for step in done.outcome.steps.values()} == {StepState.APPLIED}
@@ -121,8 +128,9 @@ def test_settings_of_gpus_there_and_back(command: tuple[str, ...], tmp_path: Pat
         subprocess.run(["sh", script], env={**os.environ, "PATH": stand.path}, check=True, capture_output=True)
     assert stand.gpus == wanted
 
-    back = host.run(rollback_program())
-    assert back.outcome.end is End.ROLLED_BACK, (back.outcome, back.err)
+    for _ in range(2):
+        back = host.run(rollback_program())
+        assert back.outcome.end is End.ROLLED_BACK, (back.outcome, back.err)
     assert stand.gpus == gpus
     assert host.state() == files
 
