@@ -1,15 +1,17 @@
 """Hosts for the programs that change things: a made-up one in a folder, and real settings in private namespaces.
 
-The made-up host has every kind of change. What no test may alter, or this machine lacks, is done there by small recording
-programs (`_STANDS`); its files are plain files. The real one changes kernel settings, files, a network interface, a
-mount and a swap area for real, in mount and network namespaces of its own.
+The made-up host has every kind of change. What no test may alter, or this machine lacks, is done there by small
+recording programs (`_STANDS`); its files are plain files. The real one changes kernel settings, files, a network
+interface, a mount and a swap area for real, in mount and network namespaces of its own.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +42,8 @@ _STANDS = {
 echo "systemctl $*" >>"$root/calls"
 for unit; do :; done
 file=$root/units/$unit
-read -r enabled active <"$file"
+enabled='' active=inactive
+[ ! -e "$file" ] || read -r enabled active <"$file"
 case $1 in
 show) echo "UnitFileState=$enabled"; echo "ActiveState=$active" ;;
 enable) echo "enabled $active" >"$file" ;;
@@ -56,7 +59,7 @@ echo "nvidia-smi $*" >>"$root/calls"
 shift 2
 case $1 in
 --query-gpu=*) cat "$root/gpu/${1#--query-gpu=}" ;;
--pl) case $2 in [1-7][0-9][0-9]) echo "$2.00" >"$root/gpu/power.limit" ;; *) echo "Provided power limit $2 W is out of range" ; exit 2 ;; esac ;;
+-pl) echo "$2.00" >"$root/gpu/power.limit" ;;
 -pm) case $2 in 1) echo Enabled ;; 0) echo Disabled ;; esac >"$root/gpu/persistence_mode" ;;
 -lgc) echo "$2" >"$root/gpu/locked" ;;
 -rgc) rm -f "$root/gpu/locked" ;;
@@ -354,8 +357,19 @@ def inside(script: str) -> Iterator[list[str]]:
 
 @contextmanager
 def real(folder: Path, command: Sequence[str]) -> Iterator[RealHost]:
-    """Yield a host with real settings; what it changed outside of its namespaces is put back whatever happens."""
+    """Yield a host with real settings; what it changed outside of its namespaces is put back whatever happens.
+
+    Some of them are those of the whole machine, so there is one such host at a time.
+    """
     _tools()
+    with Path(tempfile.gettempdir(), "hostcheck-real-settings.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _real(folder, command) as host:
+            yield host
+
+
+@contextmanager
+def _real(folder: Path, command: Sequence[str]) -> Iterator[RealHost]:
     paths = [Path("/proc/sys/vm/swappiness"), Path("/sys/kernel/mm/transparent_hugepage/defrag")]
     originals = {path: path.read_text() for path in paths}
     swap, image = folder / "swap", folder / "image"
@@ -372,6 +386,7 @@ mount -t tmpfs -o mode=755 t /etc/systemd/system
 mount -t sysfs s /sys
 mount -t tmpfs -o relatime,size=64k t /srv
 ip link add v0 type veth peer name v1
+ip link add link v0 name above0 type macvlan
 printf '{HEADER}a = 1\\n' >/etc/sysctl.d/90-hostcheck-old.conf
 chmod 600 /etc/sysctl.d/90-hostcheck-old.conf
 swapon -p 5 {swap}

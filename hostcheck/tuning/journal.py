@@ -291,7 +291,8 @@ class _Journal:
         if self._open and end is not End.AWAITING:
             end = End.UNFINISHED
         steps = tuple(self._steps[number] for number in sorted(self._steps))
-        return replace(self._known, end=end, steps=steps, damaged=self._damaged or not self._last or max(self._steps, default=0) != self._last)
+        missing = not self._last or max(self._steps, default=0) != self._last
+        return replace(self._known, end=end, steps=steps, damaged=self._damaged or missing)
 
 
 def _opened(output: bytes, *, raw: str = "") -> list[list[str]]:

@@ -1,6 +1,6 @@
 """The sh programs that change a host and take changes back: a fixed runtime, and one line for each change.
 
-A program is for `sh -s`: it comes whole or does nothing, since its last line starts it, and it goes on in a session of
+A program is for `sh -s`: it comes whole or does nothing, since its last lines start it, and it goes on in a session of
 its own when whoever sent it is gone. Its transactions are kept on the host, in /var/lib/hostcheck/tx/NUMBER. What it
 prints is read by `hostcheck.tuning.journal`. HOSTCHECK_ROOT, where it is set, stands before every path that it touches.
 """
@@ -104,7 +104,9 @@ def _number(transaction: str) -> str:
 
 
 def _program(what: str, lines: Sequence[str]) -> str:
-    body = "\n".join([runtime(), *lines])
+    *before, call = lines
+    # Braces that are not closed are no command: a program that was cut short says so, and does nothing.
+    body = "\n".join([runtime(), *before, "{", f"    {call}", "}"])
     mark = "end-of-hostcheck"
     while mark in body:
         mark += "-"

@@ -69,13 +69,13 @@ tell() { # FIELD...
         escape "$field"
         said=$said$tab$text
     done
-    printf '%s\n' "${said#"$tab"}"
+    printf '%s\n' "${said#"$tab"}" || : # who listened may be gone
 } 2>/dev/null
 
 step() { # N WORD WHY
     tell step "$1" "$2" "$3"
     case $2 in
-    moved | refused | failed | left | stuck) echo "hostcheck: change $1 $2: $3" >&2 ;;
+    moved | refused | failed | left | stuck) echo "hostcheck: change $1 $2: $3" >&2 || : ;;
     esac
 }
 
@@ -450,7 +450,7 @@ write_write() { # PATH VALUE
         return 1
     fi
     # Not by the shell, of which some do not say what the kernel answered.
-    why=$({ printf '%s\n' "${2#=}" | cat >"$root$1"; } 2>&1) && return 0
+    why=$({ printf '%s\n' "${2#=}" 2>/dev/null | cat >"$root$1"; } 2>&1) && return 0
     reason "$why"
     show "$2"
     why="the kernel refused $text: $why"
@@ -523,7 +523,7 @@ put_file() { # VALUE: into file, all at once
         [ ! -e "$file" ] || attempt cp -a "$file" "$temp" || return 1
         why=$({
             umask 022
-            printf '%s' "${1#=}" | cat >"$temp"
+            printf '%s' "${1#=}" 2>/dev/null | cat >"$temp"
         } 2>&1) || {
             rm -f "$temp"
             reason "$why"
@@ -1274,9 +1274,12 @@ confirm() { # ID
 list() { # all transactions, with their journals
     tell 'hostcheck-tune 1'
     uid=$(id -u)
-    [ -d "$state/tx" ] || finish - nothing 'nothing was ever changed here'
     safe_folder /var/lib/hostcheck/tx || refuse "$why"
-    [ -r "$state/tx" ] && [ -x "$state/tx" ] || refuse "$state/tx cannot be read; run this as root"
+    for folder in "$root/var/lib" "$state" "$state/tx"; do
+        [ -e "$folder" ] || finish - nothing 'nothing was ever changed here'
+        [ -x "$folder" ] || refuse "$folder cannot be read; run this as root"
+    done
+    [ -r "$state/tx" ] || refuse "$state/tx cannot be read; run this as root"
     newest
     for n in $ids; do
         word=closed
