@@ -31,7 +31,10 @@ class _Planning(click.Group):
     """Plans where no subcommand is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+        # While a shell completes, nothing is no plan: it wants to know the subcommands.
+        if (not args and not ctx.resilient_parsing) or (
+            args and args[0].startswith("-") and args[0] not in ("-h", "--help")
+        ):
             args = ["plan", *args]
         return super().parse_args(ctx, args)
 

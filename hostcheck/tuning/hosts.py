@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import sys
 import tempfile
@@ -77,18 +78,24 @@ def _patiently(name: str, program: bytes, seconds: float) -> Answer:
     """Run a program here to its end, whatever keys are pressed: half a change is worse than a late one."""
     from hostcheck.transport.local import LocalTransport
 
-    answers: list[Answer] = []
-    transport = LocalTransport(name)
-    thread = threading.Thread(
-        target=lambda: answers.append(transport.run(program, seconds=seconds, most=_MOST)), daemon=True
-    )
-    thread.start()
-    while thread.is_alive():
+    came: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
         try:
-            thread.join()
+            came.put(LocalTransport(name).run(program, seconds=seconds, most=_MOST))
+        except BaseException as problem:
+            came.put(problem)
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        try:
+            found = came.get()
+            break
         except KeyboardInterrupt:
             print("\nhostcheck: what has been begun is brought to its end first", file=sys.stderr, flush=True)
-    return answers[0]
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 class There:
