@@ -255,7 +255,9 @@ class _Journal:
                 return False
             _, _, made, tool, host, boot, role, last = rest
             self._last = int(last)
-            self._known = replace(self._known, made=made, tool=tool, host=host, boot=_none(boot), role=_none(role))
+            self._known = replace(
+                self._known, made=made, tool=_none(tool), host=_none(host), boot=_none(boot), role=_none(role)
+            )
             return True
         try:
             end = End.UNFINISHED if word == "rolling-back" else End(word)

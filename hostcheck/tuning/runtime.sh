@@ -120,7 +120,7 @@ record() { # FIELD...
     line=$1
     shift
     for field in "$@"; do
-        escape "$field"
+        escape "${field:--}"
         line=$line$tab$text
     done
     if { printf '%s\n' "$torn$line$tab${#line}" >>"$tx/journal"; } 2>/dev/null; then
