@@ -321,9 +321,10 @@ def grdma_topology(gpus: Sequence[Gpu], driver: Driver, own: OwnFiles, expect: E
     if value == int(text):
         return
     theirs = own.others.module_option("nvidia", option)
-    if theirs is not None and not theirs.ours:
-        if theirs.value != f"{value}":
-            yield Refusal(target=option, why=f"{theirs.owner} sets it to {theirs.value}: change it there")
+    if theirs is not None and not theirs.ours and theirs.value == f"{value}":
+        return  # it waits for a reboot
+    if theirs is not None and not theirs.gives_way:
+        yield Refusal(target=option, why=f"{theirs.owner} sets it to {theirs.value}: change it there")
         return
     yield from drop_in(
         own,

@@ -85,19 +85,19 @@ def settle(
 
 
 def claimed(target: str, file: Setting | None) -> Refusal | None:
-    """Return a refusal where a file of the operator's sets a value at boot, whatever it is.
+    """Return a refusal where a file that does not give way sets a value at boot, whatever it is.
 
     Args:
         target: what the refusal names.
         file: the file that sets it, whosever it is.
     """
-    if file is None or file.ours or file.vendor:
+    if file is None or file.gives_way:
         return None
     return Refusal(target=target, why=f"{file.owner} sets it to {file.value!r} at boot: change it there")
 
 
 def _claims(own: OwnFiles, file: Setting | None, tuned: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield who sets a value otherwise than as a package's default, and to what; the strongest first."""
+    """Yield who sets a value otherwise than as a default that gives way, and to what; the strongest first."""
     profile = need(own.others.tuned) if tuned else None
     if profile is not None and own.others.runs("tuned"):
         for section, key in tuned:
@@ -106,7 +106,7 @@ def _claims(own: OwnFiles, file: Setting | None, tuned: Sequence[tuple[str, str]
                 yield f"tuned's profile {profile.profile}", text
         if profile.unread:
             yield f"tuned's profile {profile.profile}, of which {profile.unread[0]} could not be found, perhaps", "?"
-    if file is not None and not file.ours and not file.vendor:
+    if file is not None and not file.gives_way:
         yield file.owner, file.value
 
 

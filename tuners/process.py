@@ -100,12 +100,6 @@ def _limit(
     if isinstance(settled, Refusal):
         yield settled
     elif settled is not None and not settled.kept:
-        last = path.rpartition("/")[2]
-        if theirs is not None and not theirs.ours and theirs.file.rpartition("/")[2] > last and ".d/" in theirs.file:
-            yield Refusal(
-                target=path, why=f"{theirs.owner} comes later and sets {name}={theirs.value}: change it there"
-            )
-            return
         yield from drop_in(
             own,
             path,
@@ -115,7 +109,3 @@ def _limit(
             needs=Needs.SERVICE_RESTART,
             reload=Reload.SYSTEMD,
         )
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]

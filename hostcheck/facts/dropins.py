@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 
 from hostcheck.errors import Maybe, Unavailable, need
 from hostcheck.facts.base import Fact
+from hostcheck.facts.owner_files import DROP_IN
 from hostcheck.facts.owners import OWNERS, Owners
 from hostcheck.snapshot.probes import KIB, FileProbe, ListProbe
 from hostcheck.snapshot.reading import Ending, FileState, Reading
 
-MARK = "90-hostcheck-"
-"""What the name of a drop-in of ours begins with: an operator's own file of a higher number has the last word."""
+MARK = DROP_IN
 
 SCRIPTS = "/etc/hostcheck/tune.d"
 """Scripts of ours that units of ours run at boot."""

@@ -12,6 +12,9 @@ from hostcheck.snapshot.reading import Reading
 MARK = "hostcheck"
 """Files of ours have this word in their name."""
 
+DROP_IN = "90-hostcheck-"
+"""What the name of a drop-in of ours begins with: an operator's own file of a higher number has the last word."""
+
 _HEADERS = re.compile(
     r"(?:managed|controlled|generated|maintained|deployed|written)\s+(?:by|with|via)\s+"
     r"(ansible|puppet|chef|salt(?:stack)?|cfengine|cloud-init|rudder|terraform)",
@@ -30,11 +33,14 @@ class Setting:
         file: its path.
         value: what it sets, as written there.
         keeper: the tool that its header says to be its manager, such as "Ansible"; empty where it names none.
+        stays: a drop-in of ours beside it would change nothing, since this file comes after it, or wherever the first
+            one counts, before it.
     """
 
     file: str
     value: str
     keeper: str = ""
+    stays: bool = False
 
     @property
     def ours(self) -> bool:
@@ -45,6 +51,11 @@ class Setting:
     def vendor(self) -> bool:
         """Whether it came with a package, for the operator to override: it lies neither in /etc nor in /run."""
         return self.file.startswith(("/usr/", "/lib/"))
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether a drop-in of ours may set the same: over our own, or over a package's default that comes first."""
+        return self.ours or (self.vendor and not self.stays)
 
     @property
     def owner(self) -> str:
@@ -64,9 +75,19 @@ class Source:
         """Its name without the folder, by which such files are sorted."""
         return self.path.rpartition("/")[2]
 
-    def setting(self, value: str) -> Setting:
+    def setting(self, value: str, *, stays: bool = False) -> Setting:
         """Return a line of it."""
-        return Setting(file=self.path, value=value, keeper=find_keeper(self.text))
+        return Setting(file=self.path, value=value, keeper=find_keeper(self.text), stays=stays and not self.is_ours)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether hostcheck wrote it."""
+        return MARK in self.name
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its name sorts behind that of a drop-in of ours."""
+        return self.name > DROP_IN
 
 
 def find_keeper(text: str) -> str:
@@ -148,7 +169,7 @@ def find_sysctl(files: Iterable[Source], name: str) -> Setting | None:
         for entry, value in parse_sysctl_conf(file.text):
             if entry == name:
                 kept = True
-                exact = exact if value is None else file.setting(value)
+                exact = exact if value is None else file.setting(value, stays=file.is_late)
             elif value is not None and any(mark in entry for mark in "*?[") and _covers(entry, name):
                 by_glob = file.setting(value)
     return exact if kept else by_glob
@@ -186,7 +207,7 @@ def find_module_option(files: Iterable[Source], module: str, option: str) -> Set
             if command == "options" and name == module:
                 for word in words:
                     key, _, value = word.partition("=")
-                    found = file.setting(value) if key == option else found
+                    found = file.setting(value, stays=file.is_late) if key == option else found
     return found
 
 
@@ -238,7 +259,7 @@ def find_tmpfile(files: Iterable[Source], path: str) -> Setting | None:
     for file in files:
         for kind, target, value in parse_tmpfiles(file.text):
             if target == path:
-                (added if "+" in kind else plain).append(file.setting(value))
+                (added if "+" in kind else plain).append(file.setting(value, stays=not file.is_late))
             elif any(mark in target for mark in "*?[") and fnmatchcase(path, target):
                 globs.append(file.setting(value))
     if added:
@@ -271,7 +292,7 @@ def find_udev(files: Iterable[Source], attribute: str) -> list[Setting]:
     The value of each setting is the whole rule.
     """
     return [
-        file.setting(" ".join(rule.split()))
+        file.setting(" ".join(rule.split()), stays=file.is_late)
         for file in files
         for rule, name, _ in parse_udev(file.text)
         if name == attribute

@@ -178,7 +178,8 @@ class Owners:
         for path, text in limits_files(self.limits).items():
             for who, which, what, value in parse_limits_conf(text):
                 if (who, what) == (domain, item) and which in (kind, "-"):
-                    found = Source(path, text).setting(str(value))
+                    file = Source(path, text)
+                    found = file.setting(str(value), stays=file.is_late and "/limits.d/" in path)
         return found
 
     def unit(self, service: str, key: str) -> Setting | None:
@@ -198,7 +199,7 @@ class Owners:
                 break
         for file in sources(reading, [f"{folder}/{service}.service.d" for folder in UNIT_DIRS], ".conf"):
             value = parse_settings(file.text, "Service").get(key)
-            found = found if value is None else file.setting(value)
+            found = found if value is None else file.setting(value, stays=file.is_late)
         return found
 
 

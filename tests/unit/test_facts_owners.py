@@ -133,6 +133,35 @@ def test_the_last_file_by_name_sets_a_sysctl_whatever_its_folder() -> None:
     assert (found.file, found.value, found.ours, found.vendor) == ("/usr/lib/sysctl.d/99-z.conf", "1", False, True)
 
 
+@pytest.mark.parametrize(
+    ("path", "gives_way"),
+    [
+        ("/usr/lib/sysctl.d/50-default.conf", True),
+        ("/usr/lib/sysctl.d/99-vendor.conf", False),
+        ("/etc/sysctl.d/10-site.conf", False),
+        ("/etc/sysctl.d/90-hostcheck-vm.swappiness.conf", True),
+    ],
+)
+def test_what_a_drop_in_of_ours_may_override(path: str, gives_way: bool) -> None:
+    found = known({path: "vm.swappiness = 1"}).sysctl("vm.swappiness")
+    assert found is not None
+    assert found.gives_way is gives_way
+
+
+def test_of_tmpfiles_the_first_stays() -> None:
+    path = "/sys/kernel/mm/transparent_hugepage/enabled"
+    for name, gives_way in (("10-thp.conf", False), ("95-thp.conf", True)):
+        found = known({f"/usr/lib/tmpfiles.d/{name}": f"w {path} - - - - never"}).tmpfile(path)
+        assert found is not None
+        assert found.gives_way is gives_way
+
+
+def test_limits_conf_comes_before_all_drop_ins() -> None:
+    found = known({"/etc/security/limits.conf": "@gpu - memlock 64\n"}).limit("@gpu", "soft", "memlock")
+    assert found is not None
+    assert not found.stays
+
+
 def test_a_file_in_etc_masks_that_of_its_name() -> None:
     own = known({"/usr/lib/sysctl.d/50-a.conf": "vm.swappiness = 1", "/etc/sysctl.d/50-a.conf": ""})
     assert own.sysctl("vm.swappiness") is None
@@ -308,8 +337,12 @@ def test_what_was_not_read_is_not_nobody() -> None:
         own.sysctl("vm.swappiness")
     bare = host("bare")
     for probe in OWNERS.probes(required_only=True):
+        facts = Facts(bare.without([probe.id]))
         with pytest.raises(Unavailable):
-            Facts(bare.without([probe.id])).get(OWNERS).sysctl("vm.swappiness")
+            facts.get(OWNERS).limit("*", "soft", "memlock") if probe is LIMITS_PROBE else facts.get(OWNERS).sysctl(
+                "vm.x"
+            )
+    assert Facts(bare).get(OWNERS).sysctl("vm.x") is None
 
 
 @settings(max_examples=150, deadline=None)
