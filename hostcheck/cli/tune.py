@@ -316,7 +316,7 @@ def plans_text(planned: Planned, style: str, *, verbose: bool, plain: bool = Fal
     if plain:
         shape |= {"color": False, "width": 100, "ascii": False}
     if only is not None:
-        return render_plan(only, **shape)
+        return render_plan(only, name=next(iter(planned.plans)), **shape)
     return render_plans(planned.plans, planned.absent, **shape)
 
 

@@ -52,7 +52,7 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
         _need_terminal()
     file, targets = _split(words)
     given = _given(file)
-    if isinstance(given, dict) and not remote.asked(targets):
+    if isinstance(given, dict) and not (targets or remote.hosts_file or remote.inventory):
         targets = tuple(given)
     hosts, asked = reach(targets, remote)
     if asked:
@@ -79,7 +79,7 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
     )
     code = apply_code(applied, planned)
     compared = measuring.after(applied) if measuring else ()
-    _show(applied, planned, code, compared, how)
+    _show(applied, planned, code, compared, how, there=bool(asked))
     return INTERRUPTED if applied.interrupted else code
 
 
@@ -139,7 +139,9 @@ def _show_plans(planned: Planned, how: How) -> None:
     click.echo(text, err=how.json, nl=False)
 
 
-def _show(applied: Applied, planned: Planned, code: int, compared: Sequence[Compared], how: How) -> None:
+def _show(
+    applied: Applied, planned: Planned, code: int, compared: Sequence[Compared], how: How, *, there: bool
+) -> None:
     if how.json:
         from hostcheck.render.json import encoded
         from hostcheck.render.safe import json_safe
@@ -155,4 +157,7 @@ def _show(applied: Applied, planned: Planned, code: int, compared: Sequence[Comp
         return
     from hostcheck.render.tuned import render_compared, render_ended
 
-    write(Path("-"), (render_compared(compared) + render_ended(applied.ended, code)).encode("utf-8", "replace"))
+    write(
+        Path("-"),
+        (render_compared(compared) + render_ended(applied.ended, code, there=there)).encode("utf-8", "replace"),
+    )

@@ -23,6 +23,7 @@ _LINES = 16
 def render_plan(
     plan: Plan,
     *,
+    name: str = "",
     verbose: bool = False,
     asking: bool = False,
     color: bool | None = None,
@@ -33,12 +34,18 @@ def render_plan(
 
     Args:
         plan: what to show.
+        name: of its host, as the user knows it; else by the name that it gives itself.
         verbose: show files in full.
         asking: it is about to be applied, so that neither what to do next nor an exit code is told.
         color, width, ascii: as for `hostcheck.render.text.render_text`.
     """
     page = _page(color, width, ascii)
-    page.put((plan.host or "(no host name)", "bold"), when(plan.made), (f"hostcheck {plan.tool}", "dim"), between=" · ")
+    page.put(
+        (name or plan.host or "(no host name)", "bold"),
+        when(plan.made),
+        (f"hostcheck {plan.tool}", "dim"),
+        between=" · ",
+    )
     page.put(
         f"Plan for {plan.role}: {group.tally(plan)}.",
         "Nothing has been changed." if to_do(plan) and not asking else "",

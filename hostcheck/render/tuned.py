@@ -56,11 +56,19 @@ def render_ended(
     code: int,
     meanings: Mapping[int, str] = MEANING,
     *,
+    there: bool = False,
     color: bool | None = None,
     width: int | None = None,
     ascii: bool | None = None,
 ) -> str:
-    """Return how plans ended, hosts with the same ending together, the worst last; and what the exit code means."""
+    """Return how plans ended, hosts with the same ending together, the worst last; and what the exit code means.
+
+    Args:
+        ended: by host.
+        code: the exit code, and what it means in `meanings`.
+        there: these are other hosts, which have to be named to take anything back.
+        color, width, ascii: as for `hostcheck.render.text.render_text`.
+    """
     page = _page(color, width, ascii)
     order = list(How)
     groups: dict[tuple[object, ...], list[Ended]] = {}
@@ -68,12 +76,12 @@ def render_ended(
         same = (each.how, each.why, each.made, each.undone, each.mended, tuple(each.unmended.items()), each.pending)
         groups.setdefault(same, []).append(each)
     for group in groups.values():
-        _ending(page, group)
+        _ending(page, group, there=there)
     page.put((f"Exit code {code}: {meanings[code]}.", "dim"), hang=2)
     return page.text()
 
 
-def _ending(page: Page, group: Sequence[Ended]) -> None:
+def _ending(page: Page, group: Sequence[Ended], *, there: bool) -> None:
     first = group[0]
     names = hosts_line([each.name for each in group], most=len(group))
     page.put((names, "bold"), (_HOW[first.how], _STYLE[first.how]), hang=2, between=": ")
@@ -82,15 +90,15 @@ def _ending(page: Page, group: Sequence[Ended]) -> None:
     counts.append(f"{many(first.undone, 'change')} taken back" if first.undone else "")
     transactions = {each.transaction for each in group}
     told = ", ".join(filter(None, counts))
-    number = f" (transaction {first.transaction})" if len(transactions) == 1 and first.transaction else ""
-    page.put(f"{told}{number}" if told else "", indent=2)
+    number = first.transaction if len(transactions) == 1 else ""
+    page.put(told, f"(transaction {number})" if told and number else "", indent=2)
     page.put(("Passes now:" if first.mended else "", "dim"), ", ".join(first.mended), indent=2, hang=4)
     for id, word in first.unmended.items():
         page.put((id, "bold"), word, indent=2, hang=4, between=": ")
     for needs in first.pending:
         page.put(("Some of it", "yellow"), f"{NEEDS[needs]}.", indent=2)
     if first.made and first.transaction and first.how in (How.VERIFIED, How.PARTLY, How.UNVERIFIED):
-        page.put(("Take it back:", "dim"), "hostcheck tune rollback", first.transaction, indent=2)
+        page.put(("Take it back:", "dim"), "hostcheck tune rollback", number, names if there else "", indent=2)
     page.blank()
 
 
