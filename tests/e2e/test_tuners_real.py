@@ -93,8 +93,8 @@ def test_settings_of_this_kernel_there_and_back(tmp_path: Path) -> None:
     with settings(WANTED) as before, tunelab.inside(MOUNTS) as prefix:
         tuners = [*WANTED, "memory.thp-enabled", "memory.thp-defrag", "memory.khugepaged"]
         wishes = [f"{name}={wish}" for name, (_, wish) in WANTED.items() if wish]
-        for name, path in (("memory.overcommit", "overcommit_memory"), ("memory.zone-reclaim", "zone_reclaim_mode")):
-            seen = before[Path("/proc/sys/vm") / path].strip()
+        for name, file in (("memory.overcommit", "overcommit_memory"), ("memory.zone-reclaim", "zone_reclaim_mode")):
+            seen = before[Path("/proc/sys/vm") / file].strip()
             wishes.append(f"{name}={'{equals = 0}' if seen == '1' else '{equals = 1}'}")
         for name, others in (("enabled", ("madvise", "never")), ("defrag", ("madvise", "defer"))):
             seen = before[Path("/sys/kernel/mm/transparent_hugepage") / name]
