@@ -170,14 +170,14 @@ def find_sysctl(files: Iterable[Source], name: str) -> Setting | None:
             if entry == name:
                 kept = True
                 exact = exact if value is None else file.setting(value, stays=file.is_late)
-            elif value is not None and any(mark in entry for mark in "*?[") and _covers(entry, name):
+            elif value is not None and any(mark in entry for mark in "*?[") and _covers(entry, name, "."):
                 by_glob = file.setting(value)
     return exact if kept else by_glob
 
 
-def _covers(pattern: str, name: str) -> bool:
-    """Whether a glob matches part by part: a star crosses no dot."""
-    parts, words = pattern.split("."), name.split(".")
+def _covers(pattern: str, name: str, mark: str) -> bool:
+    """Whether a glob matches part by part: a star crosses no mark between parts."""
+    parts, words = pattern.split(mark), name.split(mark)
     return len(parts) == len(words) and all(fnmatchcase(word, part) for part, word in zip(parts, words, strict=True))
 
 
@@ -249,22 +249,24 @@ def parse_tmpfiles(text: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def find_tmpfile(files: Iterable[Source], path: str) -> Setting | None:
-    """Return the line that writes to a path at boot: of several, that of the first file (tmpfiles.d(5)), else a glob.
+    """Return the line that has the last word on what is written to a path at boot (tmpfiles.d(5)).
 
-    Lines of the type "w+" all apply, in order, so that the last one stays.
+    Of lines for one and the same path or glob, the first counts, or, where that is of the type "w+", all of that type
+    in order. Of several globs that match, and the path itself, that which appears last is written last.
     """
-    plain: list[Setting] = []
-    added: list[Setting] = []
-    globs: list[Setting] = []
+    lines: dict[str, list[tuple[Source, str, str]]] = {}
     for file in files:
         for kind, target, value in parse_tmpfiles(file.text):
-            if target == path:
-                (added if "+" in kind else plain).append(file.setting(value, stays=not file.is_late))
-            elif any(mark in target for mark in "*?[") and fnmatchcase(path, target):
-                globs.append(file.setting(value))
-    if added:
-        return added[-1]
-    return plain[0] if plain else globs[0] if globs else None
+            if target == path or _covers(target, path, "/"):
+                lines.setdefault(target, []).append((file, kind, value))
+    if not lines:
+        return None
+    target, found = list(lines.items())[-1]
+    first = found[0][0]
+    # A line of ours for the path counts only where no other one comes first, and no glob comes behind it.
+    stays = (path in lines and not lines[path][0][0].is_late) or (target != path and first.is_late)
+    file, _, value = [line for line in found if "+" in line[1]][-1] if "+" in found[0][1] else found[0]
+    return file.setting(value, stays=stays)
 
 
 _ATTRIBUTE = re.compile(r'\bATTR\{([^}"]{1,200})\}\s*:?=\s*"([^"]{0,400})"')

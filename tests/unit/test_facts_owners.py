@@ -213,17 +213,23 @@ def test_bans_of_modules() -> None:
     assert find_ban(both, "nvidia") is None
 
 
-def test_the_first_file_writes_a_path_by_tmpfiles() -> None:
+@pytest.mark.parametrize(
+    ("texts", "value"),
+    [
+        (["w {} - - - - one", "w {} - - - - two"], "one"),
+        (["w {} - - - - one", "w+ {} - - - - two"], "one"),
+        (["w+ {} - - - - one", "w {} - - - - two", "w+! {} - - - - three"], "three"),
+        (["w /sys/kernel/mm/*/enabled - - - - one", "w {} - - - - two"], "two"),
+        (["w {} - - - - one", "w /sys/kernel/mm/*/enabled - - - - two"], "two"),
+        (["w /sys/kernel/*/enabled - - - - one"], None),
+        (["d {} - - - - one"], None),
+    ],
+)
+def test_who_has_the_last_word_by_tmpfiles(texts: list[str], value: str | None) -> None:
+    """The same cases that `systemd-tmpfiles` decides in tests/e2e/test_owners_real.py."""
     path = "/sys/kernel/mm/transparent_hugepage/enabled"
-    texts = [f"w {path} - - - - always", f"w {path} - - - - never"]
-    found = find_tmpfile(files(*texts), path)
-    assert found is not None
-    assert found.value == "always"
-    added = find_tmpfile(files(*texts, f"w+ {path} - - - - madvise"), path)
-    assert added is not None
-    assert added.value == "madvise"
-    globbed = find_tmpfile(files("w /sys/kernel/mm/*/enabled - - - - never"), path)
-    assert globbed is not None
+    found = find_tmpfile(files(*(text.format(path) for text in texts)), path)
+    assert (found.value if found else None) == value
 
 
 def test_udev_rules_are_all_shown() -> None:
