@@ -1,4 +1,4 @@
-"""What it costs to apply a plan of 30 changes on this host and to take it back, and what of it is the journal's fsync.
+"""What it costs to plan, to apply a plan of 30 changes here and to take it back, and what of it is the journal's fsync.
 
 20 settings of the real kernel, in a network namespace of their own, and 10 drop-in files on the disk of the temporary
 folder. Run it with `make bench-tune` or `python benchmarks/tune.py [--rounds N]`, as root. Nothing here is a test.
@@ -57,6 +57,34 @@ def main() -> None:
         print(f"{f'apply, {name} ({Path(real).name})':34} {apply:8.3f} s{limit}")
         print(f"{'  of which fsync':34} {apply - without:8.3f} s")
         print(f"{'  take it back':34} {statistics.median(each.back for each in whole):8.3f} s")
+    planning(rounds)
+
+
+def planning(rounds: int) -> None:
+    """Print what a plan for a saved snapshot costs above an audit of it, each in a process of its own."""
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder) / "here.tar.gz"
+        subprocess.run([*_HOSTCHECK, "collect", "-o", str(here)], check=True, capture_output=True)
+        print()
+        for name, path in (("h200x8", root / "tests/hosts/h200x8.tar.gz"), ("this host", here)):
+            audit = statistics.median(_seconds("audit", path) for _ in range(rounds))
+            plan = statistics.median(_seconds("tune", "plan", path) for _ in range(rounds))
+            print(f"{f'audit, {name}':34} {audit:8.3f} s")
+            print(f"{'  plan':34} {plan:8.3f} s")
+            print(f"{'  above the audit':34} {plan - audit:8.3f} s   (at most 0.3)")
+
+
+_HOSTCHECK = [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()"]
+
+
+def _seconds(*words: str | Path) -> float:
+    *command, path = map(str, words)
+    begun = time.perf_counter()
+    done = subprocess.run([*_HOSTCHECK, *command, "--from", path], capture_output=True, check=False)
+    seconds = time.perf_counter() - begun
+    assert done.returncode in (0, 1, 3), done.stderr.decode()
+    return seconds
 
 
 def _disk() -> str:
