@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hostcheck.checks.kernel import INIT, IOMMU_STATE, KPTR, NUMA_BALANCING, PARANOID, PTRACE
 from hostcheck.checks.kernel_fixes import boot_argument as boot_argument_by_hand
-from hostcheck.checks.kernel_limits import FILE_MAX, MEMLOCK, NOFILE, NOFILE_SOFT, REMOVE
+from hostcheck.checks.kernel_limits import FILE_MAX, INSTANCES, MEMLOCK, NOFILE, NOFILE_SOFT, REMOVE, WATCHES
 from hostcheck.errors import Maybe, NotApplicable, need
 from hostcheck.expect import Expect, Key
 from hostcheck.facts.boot import BOOT_CONFIG, BootConfig
@@ -16,6 +16,7 @@ from hostcheck.facts.kernel import CMDLINE, INIT_ON_ALLOC, IOMMU, SYSCTL, Cmdlin
 from hostcheck.facts.limits import LIMITS, REMOVE_IPC, UNLIMITED, Limits
 from hostcheck.facts.memory import MEMINFO, MemInfo
 from hostcheck.facts.platform import PLATFORM, Platform
+from hostcheck.facts.process import DAEMONS, Daemons
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Needs, Refusal, Risk
 
@@ -56,6 +57,19 @@ def file_max(settings: Settings, own: OwnFiles, expect: Expect) -> Steps:
     yield from sysctl(own, settings, "fs.file-max", expect(FILE_MAX), why=why, fixes=["kernel.file-max"])
 
 
+@tuner(SYSCTL, DAEMONS, OWN, id="kernel.inotify", fixes=["kernel.inotify"], keys=[INSTANCES, WATCHES])
+def inotify(settings: Settings, daemons: Daemons, own: OwnFiles, expect: Expect) -> Steps:
+    """Let programs watch many files, on hosts with a kubelet.
+
+    Each watch costs the kernel about a KiB, when it is made. Rollback writes the old numbers.
+    """
+    if not daemons.runs("kubelet"):
+        raise NotApplicable("no kubelet runs here")
+    why, fixes = "programs of a node's many pods may watch their files", ["kernel.inotify"]
+    for name, key in (("fs.inotify.max_user_instances", INSTANCES), ("fs.inotify.max_user_watches", WATCHES)):
+        yield from sysctl(own, settings, name, expect(key), why=why, fixes=fixes)
+
+
 @tuner(
     SYSCTL, OWN, id="kernel.perf-access", fixes=["kernel.perf-access"], rows=["prof-root-cause"],
     keys=[PARANOID, KPTR, PTRACE],
@@ -90,7 +104,8 @@ def init_on_alloc(on: bool, boot: BootConfig, expect: Expect) -> Steps:
     """Give the kernel init_on_alloc=0, from the next boot on.
 
     Memory is no longer cleared when the kernel hands it out to itself, which saves memory bandwidth. It weakens the
-    kernel against bugs of its own: a multi-tenant host may prefer to expect true. Rollback takes the argument away.
+    kernel against bugs of its own, so it is planned only by name: a multi-tenant host may prefer to expect true.
+    Rollback takes the argument away.
     """
     wanted = expect(INIT)
     value = pick("init_on_alloc", wanted, on)
@@ -99,7 +114,7 @@ def init_on_alloc(on: bool, boot: BootConfig, expect: Expect) -> Steps:
     elif value != on:
         why = "the kernel does not clear every page that it hands out to itself"
         after = f"{int(value is True)}"
-        yield from boot_argument(boot, "init_on_alloc", after, why=why, source=because(wanted), risk=Risk.MEDIUM)
+        yield from boot_argument(boot, "init_on_alloc", after, why=why, source=because(wanted), opt_in=True)
 
 
 @tuner(IOMMU, PLATFORM, id="kernel.iommu", fixes=["kernel.iommu"], rows=["x-os-iommu-acs"], keys=[IOMMU_STATE])
