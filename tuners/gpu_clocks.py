@@ -13,7 +13,7 @@ from hostcheck.facts.gpu_health import board_class
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Risk
 
-from .gpu_settings import again_at_boot, forgets, need_own, set_gpu
+from .gpu_settings import again_at_boot, forgets, need_own, set_gpu, uuid_of
 from .making import because, pick
 
 Steps = Iterator[Change | Refusal]
@@ -47,7 +47,7 @@ def power_limit(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
             yield lost
             continue
         if not wanted.matcher.matches(100.0):
-            capped[need(gpu.uuid)] = f"-pl {watts:.2f}"
+            capped[uuid_of(gpu)] = f"-pl {watts:.2f}"
         if watts != now:
             verb = "capped to" if watts < default else "raised to"
             yield set_gpu(
@@ -141,7 +141,7 @@ def clock_lock(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
                 yield lost
                 continue
             source = because(wanted)
-            options.setdefault(need(gpu.uuid), []).append(f"{option} {value},{value}")
+            options.setdefault(uuid_of(gpu), []).append(f"{option} {value},{value}")
             if value != clock:
                 why = f"the clock stays at {value} MHz"
                 yield set_gpu(gpu, setting, None, f"{value},{value}", why=why, source=source, risk=Risk.MEDIUM)

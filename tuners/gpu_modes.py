@@ -19,7 +19,7 @@ from hostcheck.facts.units import PERSISTENCED, UNITS, Units
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Kind, Needs, Refusal, Reload, Risk, Scope
 
-from .gpu_settings import again_at_boot, forgets, need_own, set_gpu
+from .gpu_settings import again_at_boot, forgets, need_own, set_gpu, uuid_of
 from .making import because, by_hand, drop_in, pick
 from .services import start
 
@@ -209,7 +209,7 @@ def compute_mode(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
             continue
         source = because(wanted)
         if value != "Default" and not wanted.matcher.matches("Default"):
-            options[need(gpu.uuid)] = f"-c {str(value).upper()}"
+            options[uuid_of(gpu)] = f"-c {str(value).upper()}"
         if value != mode and mode not in _SETTABLE:
             why = f"it is {mode}, which nvidia-smi no longer sets, so that no rollback could: set {value} by hand"
             yield Refusal(target=f"{gpu.subject} compute-mode", why=why)
@@ -224,6 +224,7 @@ _MPS_UNIT = "hostcheck-mps.service"
 _MPS_LINES = (
     "[Unit]",
     "Description=hostcheck: CUDA MPS control daemon",
+    f"Wants={PERSISTENCED}",
     f"After={PERSISTENCED}",
     "",
     "[Service]",
@@ -324,7 +325,7 @@ def grdma_topology(gpus: Sequence[Gpu], driver: Driver, own: OwnFiles, expect: E
     if theirs is not None and not theirs.ours and theirs.value == f"{value}":
         return  # it waits for a reboot
     if theirs is not None and not theirs.gives_way:
-        yield Refusal(target=option, why=f"{theirs.owner} sets it to {theirs.value}: change it there")
+        yield Refusal(target=option, why=f"{theirs.owner} sets it to {theirs.value!r}: change it there")
         return
     yield from drop_in(
         own,

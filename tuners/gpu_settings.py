@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from hostcheck.errors import NotApplicable, Unavailable, need
@@ -24,6 +25,18 @@ def need_own(gpu: Gpu, why: str) -> None:
         raise gpu.virtualization
     if gpu.virtualization == "VGPU":
         raise NotApplicable(f"a virtual GPU: {why}")
+
+
+def uuid_of(gpu: Gpu) -> str:
+    """Return a GPU's UUID, which goes into commands.
+
+    Raises:
+        Unavailable: it is not told, or is none.
+    """
+    uuid = need(gpu.uuid)
+    if not re.fullmatch(r"GPU-[0-9a-fA-F-]{8,40}", uuid):
+        raise Unavailable(f"{gpu.subject}: {uuid[:60]!r} is no UUID of a GPU", "gpu.smi")
+    return uuid
 
 
 def forgets(gpu: Gpu, setting: str) -> Refusal | None:
@@ -51,7 +64,7 @@ def set_gpu(
     """Return the change of one setting of one GPU; `hostcheck.tuning.change.Kind` tells the settings."""
     return Change(
         kind=Kind.GPU,
-        target=f"{need(gpu.uuid)} {setting}",
+        target=f"{uuid_of(gpu)} {setting}",
         before=before,
         after=after,
         scope=scope,
@@ -69,6 +82,8 @@ def again_at_boot(
 ) -> Iterator[Change]:
     """Yield a unit of ours that makes settings again after each boot, since GPUs forget them.
 
+    It has nvidia-persistenced started first, without which they would be forgotten at once.
+
     Args:
         name: of the unit.
         options: UUID of a GPU to the options of nvidia-smi; none where nothing is to be kept.
@@ -76,4 +91,4 @@ def again_at_boot(
     if options:
         script = [f"nvidia-smi -i {uuid} {words}" for uuid, words in sorted(options.items())]
         kept = f"{why}: made again after each boot"
-        yield from unit_at_boot(own, name, script, after=PERSISTENCED, why=kept, source=source, risk=risk)
+        yield from unit_at_boot(own, name, script, after=PERSISTENCED, wants=True, why=kept, source=source, risk=risk)

@@ -261,6 +261,7 @@ def unit_at_boot(
     source: str,
     risk: Risk = Risk.LOW,
     opt_in: bool = False,
+    wants: bool = False,
 ) -> Iterator[Change]:
     """Yield a script of ours and the unit that runs it once at each boot.
 
@@ -268,12 +269,14 @@ def unit_at_boot(
         name: of the script; the unit is "hostcheck-NAME.service".
         script: lines of POSIX sh, which finds out anew what has other numbers after each boot.
         after: the unit of systemd behind which it runs.
+        wants: that unit is started for it, unless it is masked or not installed.
     """
     path, unit = f"{SCRIPTS}/{name}.sh", f"hostcheck-{name}.service"
     yield from drop_in(own, path, script, why=why, source=source, risk=risk, opt_in=opt_in)
     lines = [
         "[Unit]",
         f"Description=hostcheck: {name}",
+        *([f"Wants={after}"] if wants else []),
         f"After={after}",
         "",
         "[Service]",

@@ -65,3 +65,13 @@ def test_mps_is_not_started_beside_programs() -> None:
     assert "drain" in refused.why
     shown = (GpuProcess(pid=1, kind="G"),)
     assert all(isinstance(step, Change) for step in mps(replace(GPU, processes=shown))), "a desktop is no CUDA program"
+
+
+def test_what_a_host_calls_a_uuid_does_not_become_a_command() -> None:
+    power = TUNERS["gpu.power-limit"]
+    own = Facts(host("bare")).get(OWN)
+    hostile = replace(GPU, uuid="GPU-1; reboot")
+    capped = Expect([Layer("site", {}, read_values({"gpu.power-limit": 90}, "site"))], {}, ("gpu.power-limit",))
+    assert all(isinstance(step, Change) for step in power.function([GPU], own, capped))
+    with pytest.raises(Unavailable, match="is no UUID"):
+        list(power.function([hostile], own, capped))
