@@ -12,7 +12,7 @@ import click
 
 from hostcheck.cli.audit_fleet import Remote
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import write
+from hostcheck.cli.options import clear_progress, write
 from hostcheck.cli.tune import by_role, make, plans_text, reach, take
 from hostcheck.errors import HostcheckError
 from hostcheck.render.safe import safe
@@ -68,15 +68,18 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
         many = f" on {len(places):,} hosts" if len(places) > 1 else f" on {safe(places[0])}" if asked else ""
         consent(f"Make these changes{many}?", yes=how.yes)
     measuring = _measuring(hosts, planned) if how.measure and places else None
-    applied = drive(
-        hosts,
-        planned,
-        rules,
-        wave=how.wave,
-        max_failures=how.max_failures,
-        keep_unverified=how.keep_unverified,
-        tell=tell,
-    )
+    try:
+        applied = drive(
+            hosts,
+            planned,
+            rules,
+            wave=how.wave,
+            max_failures=how.max_failures,
+            keep_unverified=how.keep_unverified,
+            tell=tell,
+        )
+    finally:
+        clear_progress()
     code = apply_code(applied, planned)
     compared = measuring.after(applied) if measuring else ()
     _show(applied, planned, code, compared, how, there=bool(asked))

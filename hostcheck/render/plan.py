@@ -16,6 +16,8 @@ from hostcheck.tuning.planning import alike
 
 _RISK_STYLE = {Risk.LOW: "", Risk.MEDIUM: "yellow", Risk.HIGH: "bold red"}
 _DIFF_STYLE = {"+": "green", "-": "red"}
+_TUNERS = 8
+"""Tuners that one reason left without a plan: so many are named unless all are asked for."""
 _LINES = 16
 """Lines of one file's difference that are shown unless all are asked for."""
 
@@ -118,9 +120,12 @@ def _body(page: Page, plan: Plan, verbose: bool) -> None:
             page.put((fold_line(targets), "bold"), why, indent=2, hang=4, between="  ")
     if plan.unplanned:
         _heading(page, "Could not be planned", "Not the same as nothing to do.")
-        pairs = ((entry.tuner or "this host", entry.why) for entry in plan.unplanned)
-        for why, tuners in group.reasons(pairs).items():
-            page.put((", ".join(tuners), "bold"), why, indent=2, hang=4, between="  ")
+        for why, tuners in group.could_not(plan).items():
+            named = len(tuners) <= _TUNERS or verbose
+            who = ", ".join(tuners) if named else f"{', '.join(tuners[:_TUNERS])} and {len(tuners) - _TUNERS} more"
+            page.put((who, "bold"), why, indent=2, hang=4, between="  ")
+        if any("denied" in entry.why.lower() for entry in plan.unplanned):
+            page.put("Planning as root reads more.", indent=2)
 
 
 def _section(page: Page, section: group.Section, verbose: bool) -> None:

@@ -66,6 +66,9 @@ class Edit:
         return "file removed" if self.change.after is None else "file changed"
 
 
+_KEPT = ": kept over a reboot"
+
+
 def value_text(value: str | None) -> str:
     """Return a value as a person reads it."""
     if value is None:
@@ -87,7 +90,8 @@ class Section:
     """The edits of one tuner, and what they have in common.
 
     Attributes:
-        why, source: where all of its edits agree on them; else empty, and each edit says its own.
+        why, source: where all of its edits agree on them; else empty, and each edit says its own. That something is
+            kept over a reboot is said of each edit anyway, and no reason of its own.
     """
 
     tuner: str
@@ -105,7 +109,8 @@ def subsystems(changes: Iterable[Change]) -> dict[str, list[Section]]:
     order = {name: number for number, name in enumerate(SUBSYSTEMS)}
     for tuner in sorted(by_tuner, key=lambda tuner: (order.get(tuner.partition(".")[0], 99), tuner)):
         own = tuple(edits(by_tuner[tuner]))
-        whys, sources = {edit.change.why for edit in own}, {edit.change.source for edit in own}
+        whys = {edit.change.why.removesuffix(_KEPT) for edit in own}
+        sources = {edit.change.source for edit in own}
         made = Section(
             tuner,
             whys.pop() if len(whys) == 1 else "",
@@ -127,6 +132,18 @@ def reasons(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
+def could_not(plan: Plan) -> dict[str, list[str]]:
+    """Return what could not be planned: the reason to the tuners; a snapshot of an older kind is one reason."""
+    pairs = []
+    for entry in plan.unplanned:
+        old = entry.why == f"{entry.cause}: not-collected"
+        pairs.append((entry.tuner or "this host", _OLD if old else entry.why))
+    return reasons(pairs)
+
+
+_OLD = "the snapshot was taken without what these read: take a new one with hostcheck collect"
+
+
 def by_hand(plan: Plan) -> tuple[Change, ...]:
     """Return what the operator is to do."""
     return tuple(change for change in plan.changes if change.kind is Kind.MANUAL)
@@ -136,7 +153,7 @@ def tally(plan: Plan) -> str:
     """Return what there is to do in one line, such as "5 changes: 3 until the next boot, 2 kept; at most low risk"."""
     changes = to_do(plan)
     if not changes:
-        return "nothing to change"
+        return "nothing to change" + (", as far as that could be planned" if plan.unplanned else "")
     scopes = [(sum(change.scope is scope for change in changes), words) for scope, words in _SCOPES]
     told = ", ".join(f"{number:,} {words}" for number, words in scopes if number)
     gravest = max((change.risk for change in changes), key=lambda risk: risk.rank)

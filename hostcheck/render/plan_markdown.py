@@ -48,7 +48,7 @@ def _body(plan: Plan) -> Iterator[str]:
         yield ""
     if plan.unplanned:
         yield from ("### Could not be planned", "")
-        for why, tuners in group.reasons((entry.tuner or "this host", entry.why) for entry in plan.unplanned).items():
+        for why, tuners in group.could_not(plan).items():
             yield f"- **{escape(', '.join(tuners))}** {escape(why)}"
         yield ""
 

@@ -114,6 +114,9 @@ def apply(
     ended: dict[str, Ended] = {}
     failed, interrupted = 0, False
     todo = {name: plan for name, plan in planned.plans.items() if to_do(plan)}
+    for _, plan in alike(todo):
+        # What no program can be made of is refused before the first host is touched.
+        apply_program(plan)
     for number, names in enumerate(waves(todo, wave)):
         if failed > max_failures:
             break

@@ -106,14 +106,14 @@ MEASURES: tuple[Measure, ...] = (
         id="cpu.loop",
         title="one thread counts to 300,000 in sh",
         unit="s",
-        tuners=("cpu.governor", "cpu.energy-preference", "cpu.boost"),
+        tuners=("cpu.governor", "cpu.energy-preference", "cpu.boost", "cpu.max-frequency"),
         take=seconds_of(_LOOP),
     ),
     Measure(
         id="gpu.smi",
         title="nvidia-smi answers",
         unit="s",
-        tuners=("gpu.persistence", "gpu.persistence-daemon", "gpu.persistence-mode"),
+        tuners=("gpu.persistence",),
         take=seconds_of(SMI),
     ),
 )

@@ -20,9 +20,13 @@ import pytest
 
 import sshlab
 from hostcheck.errors import HostcheckError
+from hostcheck.fleet.targets import Target
 from hostcheck.transport.base import Reach
+from hostcheck.transport.ssh import SshOptions
 from hostcheck.tuning.change import Change, Kind, Plan, Scope
+from hostcheck.tuning.hosts import Here, There
 from hostcheck.tuning.journal import End, StepState, read_history, read_outcomes
+from hostcheck.tuning.measure import MEASURES, SAMPLES
 from hostcheck.tuning.planfile import plan_text
 from hostcheck.tuning.program import apply_program, history_program, recover_program
 from sshlab import Host, Lab
@@ -337,3 +341,15 @@ def test_two_at_once_on_one_host_never_mix(fleet: Fleet) -> None:
     history = read_history(sshlab.ask(host, fleet.lab.config, history_program().encode()).out)
     assert len(history) == 1
     assert read_outcomes(sshlab.ask(host, fleet.lab.config, recover_program().encode()).out)[-1].end is End.NOTHING
+
+
+def test_a_probe_is_timed_there_as_it_is_here(fleet: Fleet) -> None:
+    measure = next(each for each in MEASURES if each.id == "cpu.loop")
+    targets = [Target(name=name, address=fleet.lab.hosts[name].address) for name in ("a", "b")]
+    there = There(targets, SshOptions(config_path=fleet.lab.config), user=None, parallel=4, seconds=60.0)
+    for hosts in (there, Here()):
+        taken = measure.take(hosts, hosts.names)
+        assert sorted(taken) == sorted(hosts.names)
+        for samples in taken.values():
+            assert len(samples) == SAMPLES
+            assert all(0.005 < sample < 30 for sample in samples), samples

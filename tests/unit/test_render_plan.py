@@ -143,6 +143,17 @@ def test_equal_plans_are_shown_once_and_absent_hosts_named() -> None:
     assert "no route" in page
 
 
+def test_what_an_old_snapshot_lacks_is_one_reason_with_the_way_out() -> None:
+    lacks = tuple(Unplanned(tuner=f"a.b{n}", why=f"x.p{n}: not-collected", cause=f"x.p{n}") for n in range(20))
+    shown = flat(
+        text(replace(PLAN, changes=(), unplanned=(*lacks, Unplanned(tuner="c.d", why="/x: Permission denied"))))
+    )
+    assert shown.count("take a new one with hostcheck collect") == 1
+    assert "a.b7 and 12 more" in shown
+    assert "Planning as root reads more." in shown
+    assert "a.b19" in text(replace(PLAN, unplanned=lacks), verbose=True)
+
+
 def test_markdown_says_the_same() -> None:
     page = plan_markdown({"gpu01": PLAN})
     for said in (
@@ -228,5 +239,6 @@ def test_a_comparison_shows_both_medians_and_their_noise() -> None:
 
 
 def test_a_tally_counts_only_what_hostcheck_does() -> None:
-    assert tally(replace(PLAN, changes=PLAN.changes[-1:])) == "nothing to change"
+    assert tally(replace(PLAN, changes=PLAN.changes[-1:], unplanned=())) == "nothing to change"
+    assert tally(replace(PLAN, changes=())) == "nothing to change, as far as that could be planned"
     assert tally(replace(PLAN, changes=(WRITE,))) == "1 change (1 until the next boot), risk low"

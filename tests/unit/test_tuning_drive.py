@@ -17,7 +17,7 @@ from hostcheck.snapshot.reading import Ending, FileState, Snapshot
 from hostcheck.transport.base import Answer, Reach
 from hostcheck.tuning.change import Change, Kind, Needs, Plan, Scope
 from hostcheck.tuning.drive import Applied, How, apply, apply_code, back_code, taken_back, waves
-from hostcheck.tuning.measure import Compared, Measure, Measuring, compare
+from hostcheck.tuning.measure import MEASURES, Compared, Measure, Measuring, compare
 from hostcheck.tuning.plan import Selection
 from hostcheck.tuning.planning import Planned, Rules, alike
 from support import host
@@ -295,6 +295,13 @@ def test_taking_back_has_endings_of_its_own(said: bytes, how: How, code: int) ->
 )
 def test_improved_is_beyond_the_noise(before: list[float], after: list[float], verdict: str) -> None:
     assert compare(before, after, lower_is_better=True)[0] == verdict
+
+
+def test_every_measure_is_of_tuners_that_are_there() -> None:
+    from hostcheck.registry import load_tuners
+
+    assert {tuner for measure in MEASURES for tuner in measure.tuners} <= set(load_tuners())
+    assert len({measure.id for measure in MEASURES}) == len(MEASURES)
 
 
 def test_more_is_better_where_the_measure_says_so() -> None:
