@@ -47,8 +47,7 @@ def smt(topology: CpuTopology, platform: Platform, daemons: Daemons, own: OwnFil
         after, source = str(settled.value), because(wanted)
         why = f"cores run {'two threads' if after == 'on' else 'one thread'} each, as the site wants it"
         yield write(_CONTROL, control, after, why=why, source=source, fixes=["cpu.smt"], risk=Risk.MEDIUM, opt_in=True)
-        keep, values = f"{why}: kept over a reboot", {_CONTROL: after}
-        yield from at_boot(own, "smt", values, why=keep, source=source, risk=Risk.MEDIUM, opt_in=True)
+        yield from at_boot(own, "smt", {_CONTROL: after}, why=why, source=source, risk=Risk.MEDIUM, opt_in=True)
 
 
 @tuner(
@@ -78,8 +77,7 @@ def clocksource(clock: Clocksource, platform: Platform, own: OwnFiles, expect: E
         return
     why, source = "reading the clock takes no system call", because(wanted)
     yield write(_CLOCK, clock.current, better, why=why, source=source, fixes=["cpu.clocksource"], risk=Risk.MEDIUM)
-    keep = f"{why}: kept over a reboot"
-    yield from at_boot(own, "clocksource", {_CLOCK: better}, why=keep, source=source, risk=Risk.MEDIUM)
+    yield from at_boot(own, "clocksource", {_CLOCK: better}, why=why, source=source, risk=Risk.MEDIUM)
 
 
 @tuner(

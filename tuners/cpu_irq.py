@@ -97,7 +97,7 @@ def _all(
         for move in moves:
             yield from move.changes if unread is None else (replace(change, fixes=()) for change in move.changes)
         first = moves[0].changes[0]
-        why, source = f"{first.why}: kept over a reboot", first.source
+        why, source = first.why, first.source
         yield from unit_at_boot(own, name, _script(moves), after=after, why=why, source=source, risk=first.risk)
     need(unread)
 

@@ -87,7 +87,7 @@ def _words(
         same = set(after.values())
         lines = {f"{folder}/{file}": word for folder, word in after.items()}
         lines = {f"{_ALL}/{file}": same.pop()} if len(same) == 1 else lines
-        yield from at_boot(own, check.partition(".")[2], lines, why=f"{why}: kept over a reboot", source=source)
+        yield from at_boot(own, check.partition(".")[2], lines, why=why, source=source)
 
 
 @tuner(
@@ -176,8 +176,7 @@ def boost(frequency: Frequency, platform: Platform, own: OwnFiles, expect: Expec
         why, source = "processors may run above their nominal frequency", because(wanted)
         yield write(path, before, after, why=why, source=source, fixes=["cpu.boost"])
         if not settled.kept:
-            keep = f"{why}: kept over a reboot"
-            yield from at_boot(own, "boost", {path: after}, why=keep, source=source)
+            yield from at_boot(own, "boost", {path: after}, why=why, source=source)
 
 
 @tuner(
@@ -215,7 +214,7 @@ def idle_states(idle: Idle, platform: Platform, own: OwnFiles, expect: Expect) -
             fixes = ["cpu.idle-states"]
             yield write(path, "0", "1", why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in)
     kept = {f"{_CPU}/cpu*/cpuidle/state{state.index}/disable": "1" for state in slow}
-    why = f"{', '.join(state.name for state in slow)} switched off: kept over a reboot"
+    why = f"{', '.join(state.name for state in slow)} switched off"
     yield from at_boot(own, "idle-states", kept, why=why, source=source, risk=risk, opt_in=opt_in)
 
 

@@ -20,7 +20,7 @@ HEADER = "# Written by hostcheck tune; hostcheck tune rollback takes it away aga
 
 def because(wanted: Expectation) -> str:
     """Return what justifies a value: the source of its expectation, and the layer that set it."""
-    return f"{wanted.source} ({wanted.layer})"
+    return wanted.layer if wanted.source == wanted.layer else f"{wanted.source} ({wanted.layer})"
 
 
 def pick(target: str, wanted: Expectation, observed: Scalar) -> Scalar | Refusal:
@@ -248,7 +248,7 @@ def set_sysctl(
     yield write(path, before, after, why=why, source=source, fixes=fixes, risk=risk, opt_in=opt_in)
     if not kept:
         line, file = f"{name} = {' '.join(after.split())}", f"/etc/sysctl.d/{MARK}{name}.conf"
-        yield from drop_in(own, file, [line], why=f"{why}: kept over a reboot", source=source, risk=risk, opt_in=opt_in)
+        yield from drop_in(own, file, [line], why=why, source=source, risk=risk, opt_in=opt_in)
 
 
 def unit_at_boot(

@@ -58,8 +58,7 @@ def _thp_word(own: OwnFiles, name: str, word: str, wanted: Expectation, why: str
         value = str(settled.value)
         yield write(path, word, value, why=why, source=source, fixes=[check], risk=risk)
         if not settled.kept:
-            keep = f"{why}: kept over a reboot"
-            yield from at_boot(own, f"thp-{name}", {path: value}, why=keep, source=source, risk=risk)
+            yield from at_boot(own, f"thp-{name}", {path: value}, why=why, source=source, risk=risk)
 
 
 @tuner(
@@ -108,8 +107,7 @@ def khugepaged(thp: Thp, own: OwnFiles, expect: Expect) -> Steps:
         why, source = "memory is not compacted under running programs", because(wanted)
         yield write(path, text, f"{settled.value}", why=why, source=source, fixes=["memory.khugepaged"])
         if not settled.kept:
-            keep = f"{why}: kept over a reboot"
-            yield from at_boot(own, "khugepaged", {path: f"{settled.value}"}, why=keep, source=source)
+            yield from at_boot(own, "khugepaged", {path: f"{settled.value}"}, why=why, source=source)
 
 
 @tuner(
@@ -165,8 +163,8 @@ def swap(
             continue
         lines = [f"# Passes over {name}" for name in names]
         lines += ["[Unit]", "# The root is always there, so that this is never true.", "ConditionPathExists=!/"]
-        path, keep = f"/etc/systemd/system/{folder}/{MARK}off.conf", f"{why}: kept over a reboot"
-        yield from drop_in(own, path, lines, why=keep, source=source, risk=Risk.MEDIUM, reload=Reload.SYSTEMD)
+        path = f"/etc/systemd/system/{folder}/{MARK}off.conf"
+        yield from drop_in(own, path, lines, why=why, source=source, risk=Risk.MEDIUM, reload=Reload.SYSTEMD)
 
 
 def _swap_folders(units: Sequence[SwapUnit]) -> dict[str, list[str]]:
@@ -229,8 +227,8 @@ def hugepages(
         fixes = ["memory.hugepages"]
         if before != after:
             yield write(path, f"{before}", f"{after}", why=why, source=source, fixes=fixes, risk=Risk.MEDIUM)
-    kept, keep = {path: f"{after}" for path, (_, after) in values.items()}, f"{why}: kept over a reboot"
-    yield from at_boot(own, "hugepages", kept, why=keep, source=source, risk=Risk.MEDIUM)
+    kept = {path: f"{after}" for path, (_, after) in values.items()}
+    yield from at_boot(own, "hugepages", kept, why=why, source=source, risk=Risk.MEDIUM)
 
 
 def _shares(pool: HugePool, nodes: Sequence[NumaNode], wanted: int) -> dict[str, tuple[int, int]]:

@@ -21,7 +21,7 @@ from hostcheck.facts.network import (
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Kind, Refusal, Risk, Scope
 
-from .making import because, by_hand, claimed, pick, set_sysctl, settle, sysctl, unit_at_boot, write
+from .making import because, claimed, pick, set_sysctl, settle, sysctl, unit_at_boot, write
 
 Settings = Mapping[str, Maybe[str]]
 Steps = Iterator[Change | Refusal]
@@ -125,23 +125,20 @@ def mtu(interfaces: Sequence[Interface], own: OwnFiles, expect: Expect) -> Steps
         elif value != size and interface.master:
             yield Refusal(target=interface.name, why=f"it is a part of {interface.master}, which hands its MTU down")
         elif value != size:
-            source = because(wanted)
+            place = next((name for name in _KEEPERS if own.others.runs(name)), "the network's configuration")
             yield Change(
                 kind=Kind.NIC,
                 target=f"{interface.name} mtu",
                 before=f"{size}",
                 after=f"{value}",
                 scope=Scope.RUNTIME,
-                why=f"packets of {value} bytes, as the site wants them on its network",
+                why=f"packets of {value} bytes, as the site wants them: set it in {place} too, or a reboot undoes it",
                 risk=Risk.HIGH,
-                source=source,
+                source=because(wanted),
                 fixes=("network.mtu",),
                 cuts=True,
                 opt_in=True,
             )
-            place = next((name for name in _KEEPERS if own.others.runs(name)), "the network's configuration")
-            told = f"set the MTU of {interface.name} to {value} in {place}: it is lost at a reboot"
-            yield by_hand(f"{interface.name} mtu", told, source)
 
 
 _KEEPERS = ("netplan", "NetworkManager", "systemd-networkd", "ifupdown")
@@ -174,5 +171,4 @@ def queue_cpus(interfaces: Sequence[Queues], own: OwnFiles, expect: Expect) -> S
             script.append(f"echo {after} >{path}")
             yield write(path, text.strip(), after, why=why, source=source, fixes=["network.queue-cpus"])
     if script:
-        keep = f"{why}: kept over a reboot"
-        yield from unit_at_boot(own, "nic-queues", script, after="network-online.target", why=keep, source=source)
+        yield from unit_at_boot(own, "nic-queues", script, after="network-online.target", why=why, source=source)

@@ -38,5 +38,7 @@ def power_control(gpus: Sequence[PciFunction], own: OwnFiles, expect: Expect) ->
         yield write(path, control, "on", why=why, source=_SOURCE, fixes=["pci.power-control"], opt_in=True)
     if kept:
         rule = f'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="{"|".join(kept)}", ATTR{{power/control}}="on"'
-        file, why = f"/etc/udev/rules.d/{MARK}power-control.rules", "no job waits for a GPU to wake, after a reboot too"
-        yield from drop_in(own, file, [rule], why=why, source=_SOURCE, reload=Reload.UDEV, opt_in=True)
+        file = f"/etc/udev/rules.d/{MARK}power-control.rules"
+        yield from drop_in(
+            own, file, [rule], why="no job waits for a GPU to wake", source=_SOURCE, reload=Reload.UDEV, opt_in=True
+        )

@@ -55,8 +55,8 @@ def _queues(
         for value, names in sorted(rules.items())
     ]
     if lines:
-        path, keep = f"/etc/udev/rules.d/{MARK}{check.partition('.')[2]}.rules", f"{why}: kept over a reboot"
-        yield from drop_in(own, path, lines, why=keep, source=source, reload=Reload.UDEV)
+        path = f"/etc/udev/rules.d/{MARK}{check.partition('.')[2]}.rules"
+        yield from drop_in(own, path, lines, why=why, source=source, reload=Reload.UDEV)
 
 
 def _ruled(own: OwnFiles, attribute: str, target: str) -> Refusal | None:
