@@ -114,6 +114,14 @@ attempt() { # COMMAND...: where it fails, why is the last line that it said
     return 1
 }
 
+outside() { # COMMAND...: one that makes files for others too
+    umask 022
+    attempt "$@"
+    code=$?
+    umask 077
+    return $code
+}
+
 # --- The journal: a line for each event, fields between tabs; the last is the length of what stands before it ------
 
 record() { # FIELD...
@@ -148,7 +156,7 @@ entry() { # LINE of the journal, without its length
     0)
         case $2 in
         journal) version=$3 booted=$8 total=${10} ;;
-        rolling-back) ended=$2 only=" $3 " ;;
+        rolling-back) ended=$2 only=" ${3:+$3 }" ;;
         *) ended=$2 only=' ' ;;
         esac
         ;;
@@ -231,11 +239,11 @@ close() { # WORD [FIELD]: the end of the transaction, made durable
 
 safe_folder() { # FOLDER: whether nobody else can put something into what of it is there
     case $safe in *"$nl$1$nl"*) return 0 ;; esac
-    path=$root rest=${1#/}/
+    path=$root further=${1#/}/
     wanted=$1
     set --
-    while [ -n "$rest" ]; do
-        path=$path/${rest%%/*} rest=${rest#*/}
+    while [ -n "$further" ]; do
+        path=$path/${further%%/*} further=${further#*/}
         [ -e "$path" ] || [ -L "$path" ] || break
         set -- "$@" "$path"
     done
@@ -299,7 +307,7 @@ prepare() { # WHAT FOR: the folder of this host's transactions, and the lock
         read -r _ holder who <"$state/lock"
         # What a killed one had started may hold the lock a moment longer.
         if [ -z "$holder" ] || [ -d "/proc/$holder" ] || [ "$tries" -ge 10 ]; then
-            refuse "another hostcheck is changing this host: process $holder, $who"
+            refuse "another hostcheck is changing this host: process ${holder:-unknown}, $who"
         fi
         tries=$((tries + 1))
         sleep 1
@@ -320,7 +328,8 @@ newest() { # sets last, the number of the newest transaction, and all of them in
     n=0
     while [ "$n" -lt "$last" ]; do
         n=$((n + 1))
-        [ ! -d "$state/tx/$n" ] || ids="$ids $n"
+        # One that was killed before it wrote a word is none.
+        ! [ -e "$state/tx/$n/open" ] && ! [ -e "$state/tx/$n/journal" ] || ids="$ids $n"
     done
 }
 
@@ -459,15 +468,17 @@ write_write() { # PATH VALUE
 
 read_file() {
     file=$root$target
+    alien=yes # while it is something that hostcheck does not write
     if [ -L "$file" ]; then
         why="$target is a symbolic link"
         return 1
     fi
-    [ -e "$file" ] || return 0
-    if ! [ -f "$file" ]; then
+    if [ -e "$file" ] && ! [ -f "$file" ]; then
         why="$target is not a regular file"
         return 1
     fi
+    alien=
+    [ -e "$file" ] || return 0
     text=$({ cat "$file" && echo .; } 2>&1) || {
         reason "$text"
         why="$target cannot be read: $why"
@@ -476,6 +487,7 @@ read_file() {
     text=${text%.}
     size=$(wc -c <"$file")
     if [ $((size)) -ne ${#text} ]; then
+        alien=yes
         why="$target holds something else than text"
         return 1
     fi
@@ -494,9 +506,9 @@ write_file() { # VALUE
 }
 
 make_folders() { # FOLDER: writes down which were made
-    path=$root rest=${1#/}/
-    while [ -n "$rest" ]; do
-        path=$path/${rest%%/*} rest=${rest#*/}
+    path=$root further=${1#/}/
+    while [ -n "$further" ]; do
+        path=$path/${further%%/*} further=${further#*/}
         [ ! -d "$path" ] || continue
         record "$number" made "${path#"$root"}" || return 1
         escape "${path#"$root"}"
@@ -564,8 +576,8 @@ write_unit() { # VALUE
     have=${now#=}
     case $wanted in
     "${have%% *} "*) ;;
-    enabled*) attempt systemctl enable -- "$target" || return 1 ;;
-    disabled*) attempt systemctl disable -- "$target" || return 1 ;;
+    enabled*) outside systemctl enable -- "$target" || return 1 ;;
+    disabled*) outside systemctl disable -- "$target" || return 1 ;;
     *)
         why="hostcheck sets units to enabled or disabled, not to ${wanted%% *}"
         return 1
@@ -574,8 +586,8 @@ write_unit() { # VALUE
     checkpoint enabled
     case $wanted in
     *" ${have#* }") ;;
-    *' active') attempt systemctl start -- "$target" ;;
-    *' inactive') attempt systemctl stop -- "$target" ;;
+    *' active') outside systemctl start -- "$target" ;;
+    *' inactive') outside systemctl stop -- "$target" ;;
     *)
         why="hostcheck makes units active or inactive, not ${wanted#* }"
         return 1
@@ -622,7 +634,10 @@ read_argument() { # grub|grubby NAME EXCEPT: what the kernel is to get at the ne
             [ "$file" = "$3" ] || ! [ -r "$file" ] || . "$file" >/dev/null 2>&1 </dev/null
         done
         printf '%s %s' "$GRUB_CMDLINE_LINUX" "$GRUB_CMDLINE_LINUX_DEFAULT"
-    )
+    ) || {
+        why='the files of /etc/default/grub cannot be read as a shell reads them'
+        return 1
+    }
     argument_in "$2" "$text"
 }
 
@@ -641,9 +656,9 @@ write_argument() { # grub|grubby NAME VALUE
     [ "$3" = - ] || [ "$3" = = ] || given=$2$3
     if [ "$1" = grubby ]; then
         if [ "$3" = - ]; then
-            attempt grubby --update-kernel=ALL "--remove-args=$2"
+            outside grubby --update-kernel=ALL "--remove-args=$2"
         else
-            attempt grubby --update-kernel=ALL "--args=$given"
+            outside grubby --update-kernel=ALL "--args=$given"
         fi
         return
     fi
@@ -678,7 +693,7 @@ write_argument() { # grub|grubby NAME VALUE
     esac
     folders="$folders$nl${file%/*}"
     checkpoint dropped
-    attempt update-grub
+    outside update-grub
 }
 
 read_gpu() { # UUID SETTING
@@ -797,7 +812,7 @@ read_module() {
 
 write_module() { # VALUE
     case $1 in
-    -) attempt rmmod "$target" ;;
+    -) attempt rmmod "$target" ;; # and not what it drew in, which may have been there before
     *) attempt modprobe "$target" ;;
     esac
 }
@@ -957,8 +972,7 @@ begin() { # a transaction of its own, with all that is planned
         rm -rf "$tx"
         refuse "$failed"
     fi
-    durable "$tx/journal" "$tx" "$state/tx"
-    n=0
+    durable "$tx/journal" "$tx" "$state/tx" "$state" "$root/var/lib"
     load "$id"
     tell begin "$id"
     checkpoint begun
@@ -1058,8 +1072,16 @@ undo() { # N
     eval "unescape \"\$after_$1\""
     after=$text
     checkpoint undo
-    if ! read_value; then
-        [ "$was" = planned ] || not_undone
+    alien=
+    if ! on_our_way || ! read_value; then
+        if [ "$was" = planned ]; then
+            return 0
+        fi
+        if [ -n "$alien" ]; then
+            leave "$why: somebody changed it since"
+        else
+            not_undone
+        fi
         return 0
     fi
     if [ "$was" = planned ]; then
@@ -1093,6 +1115,12 @@ undo() { # N
     checkpoint recorded
 }
 
+on_our_way() { # whether nobody can have put something else where a file was written
+    alien=yes
+    [ "$kind" != file ] || safe_folder "${target%/*}" || return 1
+    alien=
+}
+
 is_before() { # whether nothing is to be done
     case $now in
     '?') [ "$booted" != "${boot:--}" ] ;; # what was set went with the boot
@@ -1102,7 +1130,10 @@ is_before() { # whether nothing is to be done
 }
 
 is_ours() { # whether what stands there is what this transaction set, or half set
-    [ "$now" != '?' ] || return 0
+    case $kind:$now in
+    *:'?') return 0 ;;
+    write:- | nic:-) return 1 ;; # the device is gone
+    esac
     same "$now" "$after" && return 0
     [ "$kind" != kernel-arg ] || ! same "$now" "$before" || return 0
     # Begun and not ended, in this boot: a file is there whole or not at all, anything else may be half done.
@@ -1126,6 +1157,7 @@ tidy() { # what is left beside a file
 }
 
 leave() { # WHY
+    [ -n "$alien" ] || tidy
     record "$number" left
     step "$number" left "$1"
 }
@@ -1197,9 +1229,14 @@ rollback() { # ID|last alone|newer [NUMBERS]
     ! unfinished || refuse "transaction$open was not brought to an end: run hostcheck tune recover first"
     wanted=$1
     if [ "$1" = last ]; then
-        wanted=
-        for n in $ids; do
-            load "$n" && [ "$ended" != rolled-back ] && wanted=$n
+        wanted='' newer=''
+        for n in $ids; do newer="$n $newer"; done
+        for n in $newer; do
+            load "$n" || refuse "$why"
+            [ "$ended" = rolled-back ] || {
+                wanted=$n
+                break
+            }
         done
         [ -n "$wanted" ] || finish - nothing 'there is no transaction to take back'
     fi
@@ -1225,7 +1262,9 @@ rollback() { # ID|last alone|newer [NUMBERS]
         numbers=
         [ "$n" != "$wanted" ] || numbers=${3:-}
         again "$n" "$numbers"
-        [ "$n" != "$wanted" ] && [ "$closing" != unfinished ] || finish "$id" "$closing" "$back"
+        if [ "$n" = "$wanted" ] || [ "$closing" = unfinished ]; then
+            finish "$id" "$closing" "$back"
+        fi
         tell end "$id" "$closing" "$back"
     done
 }
@@ -1235,9 +1274,10 @@ recover() {
     prepare recovering
     unfinished || finish - nothing 'no transaction was left unfinished'
     recovering=yes
-    all=$open open=
-    for n in $all; do open="$n $open"; done
-    for n in $open; do
+    all=''
+    for n in $open; do all="$n $all"; done
+    bad=
+    for n in $all; do
         load "$n" || refuse "$why"
         case $ended in
         committed | stopped | rolled-back)
@@ -1252,7 +1292,13 @@ recover() {
             ;;
         esac
         tell end "$id" "$closing" "$back"
+        [ "$closing" != unfinished ] || {
+            bad=yes
+            echo "hostcheck: transaction $id: $back" >&2
+        }
     done
+    [ -z "$bad" ] || exit 1
+    exit 0
 }
 
 confirm() { # ID
