@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +42,7 @@ OWN = (
     "mkdir -p /etc/sysctl.d",
     "mount -t tmpfs -o mode=755 t /etc/sysctl.d",
 )
+ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 START = Path(SETTING).read_text().strip()
 """What a new namespace begins with; "reno" is what the tests want, since every kernel has it."""
 
@@ -82,12 +84,14 @@ class Fleet:
             if self.lab.hosts[name].process is not None:
                 self.sh(name, f"echo {START} >{SETTING} || :; rm -rf /etc/sysctl.d/* /var/lib/hostcheck")
 
+    def words(self, *arguments: str | Path) -> list[str]:
+        code = "from hostcheck.cli.main import main; main()"
+        return [sys.executable, "-P", "-c", code, "tune", *map(str, arguments), "--ssh-config", str(self.lab.config)]
+
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        code = "import sys; from hostcheck.cli.main import main; main()"
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, "tune", *map(str, arguments), "--ssh-config", str(self.lab.config)],
-            capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL, cwd=self.folder,
-            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100"},
+            self.words(*arguments), capture_output=True, text=True, timeout=120, check=False,
+            stdin=subprocess.DEVNULL, cwd=self.folder, env=ENVIRONMENT,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -341,6 +345,51 @@ def test_two_at_once_on_one_host_never_mix(fleet: Fleet) -> None:
     history = read_history(sshlab.ask(host, fleet.lab.config, history_program().encode()).out)
     assert len(history) == 1
     assert read_outcomes(sshlab.ask(host, fleet.lab.config, recover_program().encode()).out)[-1].end is End.NOTHING
+
+
+def in_the_middle(fleet: Fleet, name: str, act: Callable[[subprocess.Popen[str]], object]) -> tuple[int, str]:
+    """Apply a long plan from the command line, and do something as soon as its transaction has begun."""
+    files = tuple(
+        Change(
+            kind=Kind.FILE, target=f"/etc/sysctl.d/90-hostcheck-{number}.conf", before=None, after=f"{number}\n",
+            scope=Scope.PERSISTENT, why="w",
+        )
+        for number in range(150)
+    )  # fmt: skip
+    path = fleet.folder / "long.json"
+    path.write_text(plan_text(replace(plan_for(fleet, name), changes=files)))
+    with subprocess.Popen(
+        fleet.words("apply", path, fleet.lab.hosts[name].address, "--yes"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=fleet.folder,
+        env=ENVIRONMENT,
+    ) as run:  # fmt: skip
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and "1" not in fleet.sh(name, "ls /var/lib/hostcheck/tx 2>/dev/null || :"):
+            time.sleep(0.01)
+        act(run)
+        said, _ = run.communicate(timeout=60)
+    assert "Traceback" not in said, said
+    return run.returncode, " ".join(said.split())
+
+
+def test_a_connection_that_is_cut_is_told_and_the_host_knows_more(fleet: Fleet) -> None:
+    code, said = in_the_middle(fleet, "a", lambda _: fleet.lab.hosts["a"].cut())
+    assert code == 3
+    assert "the connection was lost" in said
+    assert "hostcheck tune history tells how it ended" in said
+    assert settled(fleet, "a")[0] is End.COMMITTED
+    assert len(fleet.sh("a", "ls /etc/sysctl.d").split()) == 150
+    fleet.tune("rollback", *addresses(fleet, "a"), "--yes", code=0)
+    assert fleet.sh("a", "ls /etc/sysctl.d") == ""
+
+
+def test_ctrl_c_leaves_the_host_to_end_it_and_says_so(fleet: Fleet) -> None:
+    code, said = in_the_middle(fleet, "b", lambda run: run.send_signal(signal.SIGINT))
+    assert code == 130
+    assert "interrupted; what was begun there goes on" in said
+    assert settled(fleet, "b")[0] is End.COMMITTED
+    fleet.tune("rollback", *addresses(fleet, "b"), "--yes", code=0)
+    assert fleet.sh("b", "ls /etc/sysctl.d") == ""
 
 
 def test_a_probe_is_timed_there_as_it_is_here(fleet: Fleet) -> None:
