@@ -42,6 +42,17 @@ class TunerId(click.ParamType):  # type: ignore[type-arg] # as above
         return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
 
 
+class PlanOrTarget(click.ParamType):  # type: ignore[type-arg] # as above
+    """The file of a plan, or a host; completes files."""
+
+    name = "word"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        return [click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
 class AnyId(click.ParamType):  # type: ignore[type-arg] # as above
     """The id of a check or of a tuner; completes from the register."""
 

@@ -12,7 +12,7 @@ import click
 
 from hostcheck.cli.audit_fleet import Remote, remote_options
 from hostcheck.cli.judging import Judging, judging_options
-from hostcheck.cli.options import TunerId, clear_progress, progress, write
+from hostcheck.cli.options import PlanOrTarget, TunerId, clear_progress, progress, write
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Severity
 from hostcheck.tuning.change import Risk, Scope
@@ -327,7 +327,7 @@ _YES = click.option("--yes", is_flag=True, help="Do not ask; needed where there 
 
 
 @command.command("apply")
-@click.argument("words", nargs=-1, metavar="[PLAN] [TARGETS]...")
+@click.argument("words", nargs=-1, type=PlanOrTarget(), metavar="[PLAN] [TARGETS]...")
 @_planning_options
 @_YES
 @click.option("--keep-unverified", is_flag=True, help="Leave in place what does not verify.")

@@ -445,6 +445,7 @@ def test_completion_knows_tuners_and_subcommands(machine: Machine) -> None:
     assert "plain,tune" in complete("tu")
     assert {"plain,apply", "plain,rollback"} <= set(complete("tune", "").split())
     assert f"plain,{NAME}" in complete("tune", "apply", "--only", "memory.max")
+    assert "file,pl" in complete("tune", "apply", "pl")
 
 
 def test_the_audit_ends_by_saying_what_tune_could_mend(machine: Machine) -> None:
