@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,9 @@ import pytest
 
 import tunelab
 from hostcheck.tuning.change import Change, Kind
-from support import plan_cases
+from hostcheck.tuning.journal import End
+from hostcheck.tuning.program import apply_program, rollback_program
+from support import PlanCase, plan_cases
 
 FOLDERS = (
     "/var/lib", "/etc/sysctl.d", "/etc/tmpfiles.d", "/etc/udev/rules.d", "/etc/security/limits.d",
@@ -87,6 +90,51 @@ def hostcheck(prefix: list[str], code: int, *arguments: str) -> str:
     )  # fmt: skip
     assert done.returncode == code, f"{arguments}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+MADE_UP = {Kind.WRITE, Kind.FILE, Kind.UNIT, Kind.NIC, Kind.MANUAL}
+
+
+def first_cases() -> list[PlanCase]:
+    """Return, of each tuner, the first case whose changes a folder with files can stand in for."""
+    found: dict[str, PlanCase] = {}
+    for case in plan_cases():
+        kinds = {change.kind for change in case.plan().changes} if case.changes else set()
+        if kinds - {Kind.MANUAL} and kinds <= MADE_UP:
+            found.setdefault(case.tuner, case)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("case", first_cases(), ids=lambda case: case.tuner)
+def test_the_program_makes_what_a_tuner_plans_and_takes_it_back(case: PlanCase, tmp_path: Path) -> None:
+    host = tunelab.made_up(tmp_path, ["dash"])
+    plan = replace(case.plan(), machine=tunelab.MACHINE, boot=tunelab.BOOT)
+    plan = replace(plan, changes=tuple(replace(change, cuts=False) for change in plan.changes))
+    places = {}
+    for change in plan.changes:
+        path = change.target
+        if change.kind is Kind.NIC:
+            path = "/sys/class/net/" + path.replace(" ", "/")
+        if change.kind in (Kind.WRITE, Kind.NIC):
+            host.put(path, f"{change.before}\n")
+        elif change.kind is Kind.FILE and change.before is not None:
+            host.put(path, change.before)
+        if change.kind in (Kind.WRITE, Kind.NIC, Kind.FILE):
+            places[path] = change
+    before = host.state()
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.COMMITTED, (done.outcome, done.err)
+    for path, change in places.items():
+        assert host.get(path) == (change.after if change.kind is Kind.FILE else f"{change.after}\n")
+    for change in plan.changes:
+        if change.kind is Kind.UNIT:
+            assert host.get(f"/units/{change.target}").strip() == change.after
+    back = host.run(rollback_program())
+    assert back.outcome.end is End.ROLLED_BACK, (back.outcome, back.err)
+    # The stand-in for systemctl remembers a unit that was enabled once.
+    assert {name: it for name, it in host.state().items() if not str(name).startswith("units")} == {
+        name: it for name, it in before.items() if not str(name).startswith("units")
+    }
 
 
 def test_settings_of_this_kernel_there_and_back(tmp_path: Path) -> None:
