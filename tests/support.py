@@ -16,7 +16,6 @@ from typing import Any
 
 from hostcheck.audit import judge, probes_of
 from hostcheck.checklist import Checklist, read_setting
-from hostcheck.facts.cpu import parse_cpu_list
 from hostcheck.model import Result
 from hostcheck.registry import load_checks, load_tuners
 from hostcheck.snapshot.archive import read_archive
@@ -235,9 +234,6 @@ def applied(snapshot: Snapshot, changes: Iterable[Change]) -> Snapshot:
     for change in changes:
         if change.kind in (Kind.WRITE, Kind.FILE):
             files[change.target] = change.after if change.kind is Kind.FILE else f"{change.after}\n"
-            if re.fullmatch(r"/proc/irq/[0-9]+/smp_affinity_list", change.target):
-                effective = change.target.replace("smp_affinity", "effective_affinity")
-                files[effective] = f"{min(parse_cpu_list(change.after or ''))}\n"
         elif change.kind is Kind.NIC:
             name, _, setting = change.target.partition(" ")
             files[f"/sys/class/net/{name}/{setting}"] = f"{change.after}\n"

@@ -25,7 +25,7 @@ _HOST = "the host's own layout: numa_node of the device, and the CPUs that are i
 def _is_misplaced(device: DeviceIrqs) -> bool:
     """Whether all interrupts are far from the device, or handled by isolated CPUs only."""
     used = device.used
-    handlers = frozenset[int]().union(*(irq.handlers for irq in used))
+    handlers = frozenset[int]().union(*(irq.next_handlers for irq in used))
     if device.isolated and handlers <= device.isolated:
         return True
     if isinstance(device.near, NotApplicable):
@@ -35,7 +35,7 @@ def _is_misplaced(device: DeviceIrqs) -> bool:
 
 def _is_crowded(device: DeviceIrqs, wanted: Expectation) -> bool:
     """Whether one CPU handles more than its share of a NIC's many interrupts."""
-    single = [next(iter(irq.handlers)) for irq in device.used if len(irq.handlers) == 1]
+    single = [next(iter(irq.next_handlers)) for irq in device.used if len(irq.next_handlers) == 1]
     if min(len(single), len(device.housekeeping)) < FEW:
         return False
     ((_, most),) = Counter(single).most_common(1)
