@@ -84,22 +84,30 @@ def render_ended(
 def _ending(page: Page, group: Sequence[Ended], *, there: bool) -> None:
     first = group[0]
     names = hosts_line([each.name for each in group], most=len(group))
-    page.put((names, "bold"), (_HOW[first.how], _STYLE[first.how]), hang=2, between=": ")
+    page.put((names, "bold"), (_word(first), _STYLE[first.how]), hang=2, between=": ")
     page.put(first.why, indent=2)
-    counts = [f"{many(first.made, 'change')} {'stay' if first.undone else 'made'}" if first.made else ""]
+    stays = "made" if not first.undone else "stays" if first.made == 1 else "stay"
+    counts = [f"{many(first.made, 'change')} {stays}" if first.made else ""]
     counts.append(f"{many(first.undone, 'change')} taken back" if first.undone else "")
     transactions = {each.transaction for each in group}
     told = ", ".join(filter(None, counts))
     number = first.transaction if len(transactions) == 1 else ""
     page.put(told, f"(transaction {number})" if told and number else "", indent=2)
     page.put(("Passes now:" if first.mended else "", "dim"), ", ".join(first.mended), indent=2, hang=4)
-    for id, word in first.unmended.items():
+    for id, word in first.unmended.items() if first.how is not How.ROLLED_BACK else ():
         page.put((id, "bold"), word, indent=2, hang=4, between=": ")
     for needs in first.pending:
         page.put(("Some of it", "yellow"), f"{NEEDS[needs]}.", indent=2)
     if first.made and first.transaction and first.how in (How.VERIFIED, How.PARTLY, How.UNVERIFIED):
         page.put(("Take it back:", "dim"), "hostcheck tune rollback", number, names if there else "", indent=2)
     page.blank()
+
+
+def _word(ended: Ended) -> str:
+    """Return how it ended, in a few words."""
+    if ended.how is How.ROLLED_BACK and ended.made and ended.undone:
+        return "taken back in part"
+    return _HOW[ended.how]
 
 
 def render_compared(

@@ -226,6 +226,24 @@ def test_what_cannot_be_or_does_not_help_leaves_everything_as_it_was(
     assert machine.state() == before
 
 
+def test_only_what_did_not_verify_is_taken_back(machine: Machine) -> None:
+    """A change of another tuner in the same transaction stays, and can be taken back later."""
+    path = machine.plan(after="65531")
+    table = json.loads(path.read_text())
+    other = {
+        **table["changes"][1], "target": "/etc/sysctl.d/90-hostcheck-other.conf", "tuner": "kernel.other", "fixes": [],
+    }  # fmt: skip
+    path.write_text(json.dumps({**table, "changes": [*table["changes"], other]}))
+    before = machine.state()
+    said = " ".join(machine.tune("apply", path, "--yes", code=4).split())
+    assert "taken back in part" in said
+    assert "1 change stays, 2 changes taken back" in said
+    assert SETTING.read_text() == f"{LOW}\n"
+    assert machine.sh("ls /etc/sysctl.d").split() == ["90-hostcheck-other.conf"]
+    machine.tune("rollback", "--yes", code=0)
+    assert machine.state() == before
+
+
 def test_what_does_not_verify_stays_where_that_is_wanted(machine: Machine) -> None:
     path = machine.plan(after="65531")
     said = machine.tune("apply", path, "--yes", "--keep-unverified", code=4)

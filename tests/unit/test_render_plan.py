@@ -204,6 +204,16 @@ def test_endings_are_folded_the_worst_last() -> None:
     assert "Exit code 4: something was changed, and did not verify" in shown
 
 
+def test_what_was_taken_back_in_part_says_what_stays() -> None:
+    ended = Ended(name="h", how=How.ROLLED_BACK, transaction="1", made=1, undone=2, why="did not verify: x.y: fail",
+                  unmended={"x.y": "fail"})  # fmt: skip
+    shown = flat(render_ended([ended], 4, color=False))
+    assert (
+        "h: taken back in part did not verify: x.y: fail 1 change stays, 2 changes taken back (transaction 1)" in shown
+    )
+    assert shown.count("x.y: fail") == 1
+
+
 def test_what_has_to_happen_first_is_told() -> None:
     ended = Ended(name="h", how=How.VERIFIED, transaction="1", made=1, pending=(Needs.REBOOT,))
     assert "Some of it takes effect at the next boot." in flat(render_ended([ended], 0, color=False))
