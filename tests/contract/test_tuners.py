@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -15,9 +15,10 @@ from hostcheck.coverage import row_ids
 from hostcheck.facts.base import Each
 from hostcheck.facts.limits import SERVICES
 from hostcheck.registry import load_checks, load_tuners
+from hostcheck.snapshot.reading import Snapshot
 from hostcheck.tuning.change import Change, Kind, Needs, Scope
 from hostcheck.tuning.plan import make_plan, to_do
-from support import PlanCase, host, plan_cases, recorded_hosts
+from support import PlanCase, Scene, cases, host, plan_cases, recorded_hosts
 
 TUNERS = load_tuners()
 CASES = plan_cases()
@@ -159,3 +160,30 @@ def test_the_synthetic_host_needs_nothing() -> None:
 def test_a_recorded_host_is_planned_for_without_a_bug(name: str) -> None:
     plan = make_plan(host(name), Checklist())
     assert not [lack for lack in plan.unplanned if lack.bug], plan.unplanned
+
+
+def told(snapshot: Snapshot, path: str) -> str | None:
+    """Return what a snapshot holds of a file: the word in brackets where it shows a choice, else all of it."""
+    states = [reading.files[path] for reading in snapshot.readings.values() if path in reading.files]
+    if not states:
+        return None
+    text = states[0].data.decode()
+    chosen = re.search(r"\[(\S+)\]", text)
+    return chosen[1] if chosen else text
+
+
+@pytest.mark.parametrize("role", ["training", "latency"])
+def test_whatever_a_host_says_no_tuner_fails_and_none_changes_what_was_not_read(role: str) -> None:
+    """Over the hosts of all cases of checks and of plans."""
+    scenes: list[Scene] = [*cases(), *plan_cases()]
+    for scene in scenes:
+        snapshot = scene.snapshot()
+        plan = make_plan(snapshot, replace(scene.checklist(), role=role))
+        assert not [lack for lack in plan.unplanned if lack.bug], (scene.name, plan.unplanned)
+        for change in plan.changes:
+            if change.kind is Kind.WRITE:
+                seen = told(snapshot, change.target)
+                assert seen is not None, f"{scene.name}: {change.target} was not read"
+                assert seen.strip() == change.before, f"{scene.name}: {change.target}"
+            elif change.kind is Kind.FILE:
+                assert told(snapshot, change.target) == change.before, f"{scene.name}: {change.target}"
