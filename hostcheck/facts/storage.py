@@ -174,10 +174,7 @@ def _disks(mounts: Sequence[MountedDisk]) -> Sequence[MountedDisk]:
     return [
         mount
         for mount in mounts
-        if mount.fstype in _DISK_TYPES
-        and (mount.source.startswith("/dev/") or mount.fstype == "zfs")
-        and not _SYSTEM.fullmatch(mount.point)
-        and mount.options.split(",")[0] == "rw"
+        if mount.fstype in _DISK_TYPES and not _SYSTEM.fullmatch(mount.point) and mount.options.split(",")[0] == "rw"
     ]
 
 
