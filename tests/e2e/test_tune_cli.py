@@ -433,6 +433,20 @@ def test_measure_says_what_nothing_measures(machine: Machine) -> None:
     machine.tune("rollback", "--yes", code=0)
 
 
+def test_measure_takes_samples_before_and_after(machine: Machine) -> None:
+    """The setting has nothing to do with what is measured; that it is called a governor's makes it be measured."""
+    path = machine.plan(tuner="cpu.governor", fixes=[])
+    done = machine.run("tune", "apply", path, "--runtime-only", "--yes", "--measure", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert "measuring one thread counts to 300,000 in sh, 7 times" in done.stderr
+    (row,) = json.loads(done.stdout)["measured"]
+    assert (row["measure"], row["samples"], row["unit"]) == ("cpu.loop", 7, "s")
+    assert 0.005 < row["before"] < 30
+    assert 0.005 < row["after"] < 30
+    assert row["verdict"] in ("improved", "worse", "no difference beyond the noise")
+    machine.tune("rollback", "--yes", code=0)
+
+
 def test_ctrl_c_does_not_leave_half_a_change(machine: Machine) -> None:
     """The program ends what it began, and what it did is judged as ever."""
     machine.sh("mkdir -p /var/lib/hostcheck")
