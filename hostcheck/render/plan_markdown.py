@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from hostcheck.model import Absentee
@@ -27,7 +28,7 @@ def plan_markdown(plans: Mapping[str, Plan], absent: Sequence[Absentee] = ()) ->
         lines += ["## Not planned", ""]
         lines += [f"- {escape(each.name)}: {escape(each.reach)}: {escape(each.why)}" for each in absent]
         lines += [""]
-    return "\n".join(lines)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 def _body(plan: Plan) -> Iterator[str]:
