@@ -208,22 +208,22 @@ def memlock(sources: Sequence[Limits], info: MemInfo, own: OwnFiles, expect: Exp
         soft = need(limits.memlock).soft
         if soft == UNLIMITED:
             continue
-        share, file = round(soft / 1024 / info.total_kib * 100, 2), own.others.limit("*", "soft", "memlock")
-        settled = settle(own, "memlock", wanted, share, file=file, read=_nothing)
+
+        def share(text: str) -> float:
+            return round(int(text) / 1024 / info.total_kib * 100, 2)
+
+        file = own.others.limit("*", "soft", "memlock")
+        settled = settle(own, "memlock", wanted, share(f"{soft}"), file=file, read=share)
         if isinstance(settled, Refusal):
             yield settled
             return
-        if settled is not None and isinstance(settled.value, int | float):
+        # Where a file of the operator's gives enough, this session began before it or otherwise than by a login.
+        if settled is not None and not settled.kept and isinstance(settled.value, int | float):
             amount = f"{int(info.total_kib * settled.value / 100)}"
             text = "unlimited" if wanted.matcher.matches(float("inf")) else amount
             why, source = "sessions may lock the memory that RDMA registers", because(wanted)
             yield from _session_limits(own, "memlock", {"soft": text, "hard": text}, why=why, source=source)
             return
-
-
-def _nothing(text: str) -> None:
-    """Read an operator's limit as what it is: theirs, whatever it says; sessions begun before it do not have it."""
-    raise ValueError(text)
 
 
 @tuner(
@@ -244,11 +244,11 @@ def nofile(sources: Sequence[Limits], own: OwnFiles, expect: Expect) -> Steps:
             if number == UNLIMITED:
                 continue
             file = own.others.limit("*", kind, "nofile")
-            settled = settle(own, "nofile", wanted, number, file=file, read=_nothing)
+            settled = settle(own, "nofile", wanted, number, file=file, read=int)
             if isinstance(settled, Refusal):
                 yield settled
                 return
-            if isinstance(settled, Settled):
+            if isinstance(settled, Settled) and not settled.kept:
                 values[kind] = f"{settled.value}"
         if values:
             why, source = "processes of sessions may open many files", because(expect(NOFILE))
