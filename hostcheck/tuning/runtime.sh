@@ -25,6 +25,8 @@ mode=''       # what `change` does: look, note or act
 failed=''     # why the transaction stopped
 stuck=''      # whether a step could not be taken back
 recovering='' # whether steps that the journal does not know of are looked at
+broken=''     # whether the unit that was looked at has failed
+alien=''      # whether what stands there is nothing that hostcheck writes
 reloads=''    # who must read again what was changed
 folders=''    # to be made durable at the end
 safe=$nl      # folders in which nobody else can write
@@ -306,9 +308,10 @@ prepare() { # WHAT FOR: the folder of this host's transactions, and the lock
         holder='' who=''
         read -r _ holder who <"$state/lock"
         # What a killed one had started may hold the lock a moment longer.
-        if [ -z "$holder" ] || [ -d "/proc/$holder" ] || [ "$tries" -ge 10 ]; then
+        if [ -z "$holder" ] || [ -d "/proc/$holder" ]; then
             refuse "another hostcheck is changing this host: process ${holder:-unknown}, $who"
         fi
+        [ "$tries" -lt 10 ] || refuse "what process $holder started before it was killed is still at work ($who)"
         tries=$((tries + 1))
         sleep 1
     done
@@ -565,7 +568,11 @@ read_unit() {
     done
     # A unit that is not there is as one that does nothing: its file may be a change of the same plan.
     [ -n "$enabled" ] || enabled=disabled
-    case $active in failed) active=inactive ;; esac # systemd's word for inactive, with a memory
+    broken=
+    if [ "$active" = failed ]; then # systemd's word for inactive, with a memory
+        active=inactive
+        broken=yes
+    fi
     now="=$enabled $active"
 }
 
@@ -1140,7 +1147,10 @@ is_ours() { # whether what stands there is what this transaction set, or half se
     [ "$was" != applied ] && [ "$kind" != file ] && [ "$booted" = "${boot:--}" ]
 }
 
-tidy() { # what is left beside a file
+tidy() { # what is left beside a file, and that a unit did not start for us
+    case $kind:$broken:$was in
+    unit:yes:intent) outside systemctl reset-failed -- "$target" || : ;;
+    esac
     case $kind in
     file) rm -f "$root${target%/*}/.hostcheck-$id-$number" ;;
     kernel-arg) rm -f "$root/etc/default/grub.d/.hostcheck-$id-$number" ;;

@@ -90,8 +90,9 @@ def _killed_everywhere(host: Host, program: str) -> None:
             committed += 1
             assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
         assert _state(host) == before, (moment, found)
-        again = host.run(recover_program())
-        assert (again.outcome.end, _state(host)) == (End.NOTHING, before), moment
+        if moment % 7 == 0:
+            again = host.run(recover_program())
+            assert (again.outcome.end, _state(host)) == (End.NOTHING, before), moment
     assert committed == 2
     assert _state(host) != before
     assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK

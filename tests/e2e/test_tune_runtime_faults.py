@@ -447,9 +447,17 @@ def test_two_at_once(host: Host) -> None:
 
 
 def test_a_killed_one_whose_child_holds_the_lock_a_moment_longer(dash: Host) -> None:
-    program = meddling(apply_program(SMALL), "acted", "(sleep 1.5 &) ; kill -KILL $$")
+    program = meddling(apply_program(SMALL), "acted", "(sleep 1.5 >/dev/null 2>&1 &) ; kill -KILL $$")
     assert dash.run(program).outcome.end is End.CUT
     assert dash.run(recover_program()).outcome.end is End.ROLLED_BACK
+
+
+def test_what_a_killed_one_started_is_waited_for(dash: Host) -> None:
+    program = meddling(apply_program(SMALL), "acted", "(sleep 5 >/dev/null 2>&1 &) ; kill -KILL $$")
+    assert dash.run(program).outcome.end is End.CUT
+    ran = dash.run(recover_program().replace('"$tries" -lt 10', '"$tries" -lt 1'))
+    assert ran.outcome.end is End.REFUSED
+    assert "started before it was killed is still at work (applying a plan for node, since " in ran.outcome.why
 
 
 def test_an_unfinished_one_comes_first(host: Host) -> None:
