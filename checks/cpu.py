@@ -75,7 +75,7 @@ def online(topology: CpuTopology, info: CpuInfo, platform: Platform, expect: Exp
     )
 
 
-@check(TOPOLOGY, id="cpu.smt", severity=Severity.INFO, keys=[SMT])
+@check(TOPOLOGY, id="cpu.smt", severity=Severity.INFO, rows=["data-smt"], keys=[SMT])
 def smt(topology: CpuTopology, expect: Expect) -> Finding:
     """Simultaneous multithreading is as the site wants it; without a wish, its state is only told.
 

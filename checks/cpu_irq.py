@@ -54,7 +54,7 @@ def irq_gpu(device: DeviceIrqs, expect: Expect) -> Finding:
     return _place(device)
 
 
-@check(each(NIC_IRQS), id="cpu.irq-nic", severity=Severity.MEDIUM, rows=["os-irq-nic"])
+@check(each(NIC_IRQS), id="cpu.irq-nic", severity=Severity.MEDIUM, rows=["os-irq-nic", "net-nic-affinity"])
 def irq_nic(device: DeviceIrqs, expect: Expect) -> Finding:
     """Interrupts of each NIC can be handled by processors of its own node.
 
