@@ -124,7 +124,7 @@ def _body(page: Page, plan: Plan, verbose: bool) -> None:
             named = len(tuners) <= _TUNERS or verbose
             who = ", ".join(tuners) if named else f"{', '.join(tuners[:_TUNERS])} and {len(tuners) - _TUNERS} more"
             page.put((who, "bold"), why, indent=2, hang=4, between="  ")
-        if any("denied" in entry.why.lower() for entry in plan.unplanned):
+        if any(word in entry.why.lower() for entry in plan.unplanned for word in ("denied", "not permitted")):
             page.put("Planning as root reads more.", indent=2)
 
 

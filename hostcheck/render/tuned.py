@@ -36,7 +36,7 @@ _HOW = {
 }
 MEANING = {
     0: "everything that was changed is verified, or there was nothing to change",
-    3: "something could not be determined",
+    3: "something was refused, or could not be determined",
     4: "something was changed, and did not verify",
 }
 """What the exit code of `tune apply` says."""

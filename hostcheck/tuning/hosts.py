@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hostcheck.transport.connect import SshOptions
 
 ROOT = "HOSTCHECK_ROOT"
-"""Names the folder under which this host's files are looked for and changed, as for an image that is being built."""
+"""Names a folder that stands for the root of this host: its files are read and changed there. For tests."""
 _MOST = 8 * 1024 * 1024
 
 

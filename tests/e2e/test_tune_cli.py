@@ -506,8 +506,8 @@ def test_help_of_each_command_teaches(machine: Machine) -> None:
     assert "hostcheck tune rollback" in machine.run("tune", "--help").stdout
 
 
-def test_an_image_in_a_folder_can_be_tuned(machine: Machine) -> None:
-    """With HOSTCHECK_ROOT, the files of a folder are read and changed, and nothing of this machine."""
+def test_a_folder_can_stand_for_the_root(machine: Machine) -> None:
+    """With HOSTCHECK_ROOT, the files of that folder are read and changed, and nothing of this machine."""
     root = machine.folder / "image"
     for path, text in {"etc/machine-id": f"{'a' * 32}\n", "proc/sys/vm/max_map_count": "65530\n"}.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
