@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from hostcheck.snapshot.reading import Reading
 
@@ -231,6 +232,7 @@ def find_load(files: Iterable[Source], module: str) -> Setting | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def parse_tmpfiles(text: str) -> tuple[tuple[str, str, str], ...]:
     """Parse a file of tmpfiles.d, as far as it writes to existing files: type, path and what is written.
 
