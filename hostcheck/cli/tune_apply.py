@@ -159,8 +159,13 @@ def _show(
         write(Path("-"), (json_safe(encoded(document).decode()) + "\n").encode())
         return
     from hostcheck.render.tuned import render_compared, render_ended
+    from hostcheck.tuning.drive import Ended
+    from hostcheck.tuning.drive import How as Ending
 
+    absent = (Ended(name=each.name, how=Ending.UNTOUCHED, why=f"{each.reach}: {each.why}") for each in planned.absent)
     write(
         Path("-"),
-        (render_compared(compared) + render_ended(applied.ended, code, there=there)).encode("utf-8", "replace"),
+        (render_compared(compared) + render_ended((*applied.ended, *absent), code, there=there)).encode(
+            "utf-8", "replace"
+        ),
     )

@@ -176,7 +176,8 @@ def test_a_host_that_does_not_answer_takes_nothing_from_the_others(fleet: Fleet)
     fleet.lab.host("closed", listen=False)
     hosts = [fleet.lab.hosts["closed"].address, *addresses(fleet, "a")]
     assert "Not planned" in fleet.run("plan", *hosts, *ONLY, "--retries", "0", "--format", "md").stdout
-    fleet.tune("apply", *hosts, *ONLY, "--yes", "--retries", "0", code=3)
+    said = fleet.tune("apply", *hosts, *ONLY, "--yes", "--retries", "0", code=3)
+    assert f"{hosts[0]}: not touched unreachable: " in said
     assert fleet.value("a") == "reno"
     said = fleet.tune("history", *hosts, "--retries", "0", code=3)
     assert "committed" in said
