@@ -1,8 +1,9 @@
 """What the runtime prints, and the journals that it keeps on a host, as data. Both are a host's, and not trusted.
 
-A journal is a file of lines. A line is fields between tabs; the last is the length in bytes of what stands before it, so
-that a line which a power cut left in part is known. In a field, a backslash, a tab and a line's end are written \\\\, \\t
-and \\n, nothing as "-", a value as "=" and its text. The first field is the number of a change, or 0 for the whole:
+A journal is a file of lines. A line is fields between tabs; the last is the length in bytes of what stands before it,
+so that a line which a power cut left in part is known. In a field, a backslash, a tab and a line's end are written
+\\\\, \\t and \\n, nothing as "-", a value as "=" and its text. The first field is the number of a change, or 0 for the
+whole:
 
     0 journal 1 12 2026-11-21T02:21:29Z 0.1.0 gpu01 BOOT-ID training 1 66
     1 plan write /proc/sys/vm/swappiness =60 =10 runtime - memory.swappiness memory.swappiness why... 94
