@@ -208,6 +208,9 @@ def hugepages(
     if not isinstance(value, int | float) or value == round(gib, 2):
         return
     pages = -int(-value * 2**20 // pool.size_kib)
+    if not wanted.matcher.matches(round(pages * pool.size_kib / 2**20, 2)):
+        yield Refusal(target="nr_hugepages", why=f"no whole number of pages is {wanted.view.text}")
+        return
     growth = (pages - pool.total) * pool.size_kib
     if growth > need(info.available_kib) * 0.8:
         told = f"{growth / 2**20:.1f} GiB more are wanted, and {need(info.available_kib) / 2**20:.1f} GiB are available"

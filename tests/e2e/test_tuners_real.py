@@ -173,6 +173,42 @@ def test_settings_of_this_kernel_there_and_back(tmp_path: Path) -> None:
         assert left == ""
 
 
+def test_swap_huge_pages_and_queues_there_and_back(tmp_path: Path) -> None:
+    """A swap file of our own, 128 huge pages, and how far the disks of this machine read ahead."""
+    swap, pages = tmp_path / "swap file", Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    queues = [path for path in Path("/sys/block").glob("[nsv]*/queue/read_ahead_kb") if "nbd" not in str(path)]
+    tunelab._tools()
+    if not pages.exists() or not queues or len(Path("/proc/swaps").read_text().splitlines()) > 1:
+        pytest.skip("needs huge pages of 2 MiB, a disk, and no swap of the machine's own")
+    swap.write_bytes(bytes(16 << 20))
+    swap.chmod(0o600)
+    subprocess.run(["mkswap", str(swap)], check=True, capture_output=True)
+    wanted = {
+        "memory.hugepages": f"{{equals = {(int(pages.read_text()) + 128) * 2048 / 2**20:.6f}}}",
+        "memory.swap": "{at_most = 0}",
+        "storage.read-ahead": "{equals = 2048}",
+    }
+    arguments = [word for name, wish in wanted.items() for word in ("--only", name, "--set", f"{name}={wish}")]
+    with settings({}), tunelab.inside(MOUNTS) as prefix:
+        watched = {path: path.read_text() for path in (pages, *queues)}
+        subprocess.run(["swapon", "-p", "5", str(swap)], check=True)
+        try:
+            areas = Path("/proc/swaps").read_text()
+            hostcheck(prefix, 0, "tune", "apply", "--yes", *arguments)
+            assert len(Path("/proc/swaps").read_text().splitlines()) == 1
+            assert int(pages.read_text()) == int(watched[pages]) + 128
+            assert {path.read_text() for path in queues} == {"2048\n"}
+            hostcheck(prefix, 0, "tune", "plan", *arguments)
+            hostcheck(prefix, 0, "tune", "rollback", "--yes")
+            assert {path: path.read_text() for path in watched} == watched
+            assert Path("/proc/swaps").read_text() == areas
+        finally:
+            subprocess.run(["swapoff", str(swap)], capture_output=True, check=False)
+            for path, text in watched.items():
+                if path.read_text() != text:
+                    path.write_text(text)
+
+
 def test_systemd_takes_our_units(tmp_path: Path) -> None:
     analyze = need_tool("systemd-analyze")
     units = files_of("/etc/systemd/system/hostcheck-")
