@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -228,7 +229,22 @@ def _why_immutable(platform: Platform, mounts: Sequence[Mount], marks: Reading) 
         mount = _mount_of(mounts, path)
         if mount is not None and _is_read_only(mount):
             return f"{path} is read-only here (mount of {mount.point}): set it in the image that this host is made of"
+    if _is_in_memory(mounts, "/etc"):
+        return "/etc is in memory here, so that the host is set up anew at each boot: set it in what it boots from"
     return ""
+
+
+_IN_MEMORY = ("tmpfs", "ramfs", "rootfs")
+
+
+def _is_in_memory(mounts: Sequence[Mount], path: str) -> bool:
+    """Whether what is written there is gone after a boot, as on diskless hosts and live systems."""
+    mount = _mount_of(mounts, path)
+    if mount is None or mount.fstype in _IN_MEMORY:
+        return mount is not None
+    upper = re.search(r"\bupperdir=([^,\s]+)", mount.options) if mount.fstype == "overlay" else None
+    below = _mount_of(mounts, upper[1]) if upper else None
+    return below is not None and below is not mount and below.fstype in _IN_MEMORY
 
 
 def _files(reading: Reading, *, systemd: bool) -> _Files:

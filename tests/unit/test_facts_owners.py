@@ -315,6 +315,28 @@ def test_read_only_mounts(mounts: str) -> None:
     assert "read-only" in known(mounts=mounts).why_immutable
 
 
+@pytest.mark.parametrize(
+    ("mounts", "in_memory"),
+    [
+        ("1 0 0:2 / / rw - rootfs rootfs rw\n2 1 0:5 / /dev rw - devtmpfs devtmpfs rw\n", True),
+        (f"{ROOT}3 1 0:9 / /etc rw - tmpfs tmpfs rw\n", True),
+        (
+            "1 0 0:31 / / rw - overlay overlay rw,lowerdir=/ro,upperdir=/run/rw/upper,workdir=/run/rw/work\n"
+            "2 1 0:5 / /dev rw - devtmpfs devtmpfs rw\n3 1 0:9 / /run rw - tmpfs tmpfs rw\n",
+            True,
+        ),
+        (
+            "1 0 0:31 / / rw - overlay overlay rw,lowerdir=/ro,upperdir=/data/upper,workdir=/data/work\n"
+            "2 1 0:5 / /dev rw - devtmpfs devtmpfs rw\n3 1 8:2 / /data rw - ext4 /dev/sda2 rw\n",
+            False,
+        ),
+        (f"{ROOT}3 1 0:9 / /run rw - tmpfs tmpfs rw\n", False),
+    ],
+)
+def test_diskless_hosts_forget(mounts: str, in_memory: bool) -> None:
+    assert ("in memory" in known(mounts=mounts).why_immutable) is in_memory
+
+
 def test_an_ordinary_host_is_not_immutable() -> None:
     own = known(mounts=ROOT)
     assert own.why_immutable == ""
