@@ -167,9 +167,9 @@ def mig_persistence(gpu: Gpu, expect: Expect) -> Finding:
 def mps(gpus: Sequence[Gpu], daemons: Daemons, platform: Platform, expect: Expect) -> Iterator[Finding]:
     """Where MPS runs, its GPUs admit one process only, so that nothing goes past the MPS server.
 
-    In the default mode a program that was started without MPS's pipe directory gets a context of its own and shares
-    the GPU in time slices with all clients of MPS. Whether MPS is to run only the site can say: expect gpu.mps = true
-    or false.
+    Programs run on a GPU side by side only through that server. In the default mode one that was started without MPS's
+    pipe directory gets a context of its own and shares the GPU in time slices with all clients of MPS. Whether MPS is
+    to run only the site can say: expect gpu.mps = true or false.
     """
     platform.need_host("the host's daemons are not seen from a container")
     runs = daemons.has("/tmp/nvidia-mps/control") or daemons.runs("nvidia-cuda-mps-control")  # noqa: S108
