@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hostcheck.tuning.change import Kind, Reload
+from hostcheck.tuning.change import Kind, Plan, Reload
 from hostcheck.tuning.journal import End, Ending, StepState, read_history
 from hostcheck.tuning.program import (
     apply_program,
@@ -101,19 +101,27 @@ def test_killed_while_it_takes_back(command: Sequence[str], tmp_path: Path) -> N
 
 @shells
 def test_killed_with_all_its_children_at_any_time(command: Sequence[str], tmp_path: Path) -> None:
-    host = made_up(tmp_path, command)
+    _killed_at_any_time(made_up(tmp_path, command), SMALL, 0.25)
+
+
+def test_killed_with_all_its_children_at_any_time_on_real_settings(tmp_path: Path) -> None:
+    with real(tmp_path, ["dash"]) as host:
+        _killed_at_any_time(host, host.plan(), 0.4)
+
+
+def _killed_at_any_time(host: Host, wanted: Plan, longest: float) -> None:
     before = host.state()
     chance = random.Random(7)
     caught = 0
     for _ in range(25):
-        when = chance.uniform(0.01, 0.25)
-        program = apply_program(SMALL).replace(
+        when = chance.uniform(0.01, longest)
+        program = apply_program(wanted).replace(
             CHECKPOINT, f"{CHECKPOINT}\n(sleep {when:.3f}; exec env kill -KILL -- -$$) >/dev/null 2>&1 </dev/null &"
         )
         ran = host.run(program)
         caught += ran.code != 0
-        found = host.run(recover_program()).outcome.end
-        if ran.code == 0 or found is End.COMMITTED:
+        assert host.run(recover_program()).code == 0
+        if _last_end(host) is End.COMMITTED:  # whether it could still say so or not
             assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
         assert host.state() == before, (when, ran)
     assert caught > 3
