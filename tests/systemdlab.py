@@ -104,7 +104,7 @@ class SystemdHost:
 
 
 @contextmanager
-def booted(folder: Path, seconds: float = 30.0) -> Iterator[SystemdHost]:
+def booted(folder: Path, seconds: float = 60.0) -> Iterator[SystemdHost]:
     """Yield a booted systemd; skip the test where there can be none.
 
     Args:
