@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostcheck.errors import need
+from hostcheck.errors import NotApplicable, need
 from hostcheck.expect import Expect, Key
 from hostcheck.facts.base import each
 from hostcheck.facts.platform import PLATFORM, Platform
@@ -48,6 +48,8 @@ def read_ahead(device: BlockDevice, platform: Platform, expect: Expect) -> Findi
     ahead is read for nothing where programs jump about in their files.
     """
     platform.need_host(_HOSTS)
+    if platform.form == "laptop":
+        raise NotApplicable("a laptop streams no data sets")
     size, wanted = need(device.read_ahead_kib), expect(READ_AHEAD)
     path = f"{BLOCK}/{device.name}/queue/read_ahead_kb"
     return wanted.judge(

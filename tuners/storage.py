@@ -8,6 +8,7 @@ from hostcheck.checks.storage import ATIME, READ_AHEAD, SCHEDULER
 from hostcheck.errors import Maybe, NotApplicable, need
 from hostcheck.expect import Expect
 from hostcheck.facts.dropins import MARK, OWN, OwnFiles
+from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.storage import BLOCK, DISKS, FILE_SYSTEMS, NVME, BlockDevice, MountedDisk
 from hostcheck.model import Scalar
 from hostcheck.registry import tuner
@@ -92,13 +93,18 @@ def scheduler(devices: Sequence[BlockDevice], own: OwnFiles, expect: Expect) -> 
     )
 
 
-@tuner(DISKS, OWN, id="storage.read-ahead", fixes=["storage.read-ahead"], rows=["os-readahead"], keys=[READ_AHEAD])
-def read_ahead(devices: Sequence[BlockDevice], own: OwnFiles, expect: Expect) -> Steps:
+@tuner(
+    DISKS, PLATFORM, OWN, id="storage.read-ahead", fixes=["storage.read-ahead"], rows=["os-readahead"],
+    keys=[READ_AHEAD],
+)  # fmt: skip
+def read_ahead(devices: Sequence[BlockDevice], platform: Platform, own: OwnFiles, expect: Expect) -> Steps:
     """Raise how far the kernel reads ahead in files that are read in order.
 
     Programs that jump about in large files read more for nothing. It counts for files that are opened afterwards.
     Rollback writes the old number back.
     """
+    if platform.form == "laptop":
+        raise NotApplicable("a laptop streams no data sets")
     wanted = expect(READ_AHEAD)
 
     def settled(device: BlockDevice, size: Scalar) -> Settled | Refusal | None:
