@@ -5,6 +5,7 @@ vm.max_map_count belongs to the machine as a whole; it is only ever raised here,
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,14 +90,17 @@ def namespaces() -> Iterator[list[str]]:
 
 @pytest.fixture
 def machine(namespaces: list[str], tmp_path: Path) -> Iterator[Machine]:
-    original = SETTING.read_text()
-    SETTING.write_text(LOW)
-    found = Machine(namespaces, tmp_path)
-    found.sh("rm -rf /var/lib/hostcheck /etc/sysctl.d/*")
-    try:
-        yield found
-    finally:
-        SETTING.write_text(original)
+    with Path(tempfile.gettempdir(), "hostcheck-real-settings.lock").open("w") as lock:
+        # The setting is that of the whole machine, and other tests may run beside this one.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        original = SETTING.read_text()
+        SETTING.write_text(LOW)
+        found = Machine(namespaces, tmp_path)
+        found.sh("rm -rf /var/lib/hostcheck /etc/sysctl.d/*")
+        try:
+            yield found
+        finally:
+            SETTING.write_text(original)
 
 
 def test_from_the_plan_to_the_rollback_everything_is_as_before(machine: Machine) -> None:
@@ -302,30 +307,29 @@ def test_an_option_narrows_a_plan_that_was_made(machine: Machine) -> None:
 
 
 def asked(machine: Machine, key: str, *arguments: str | Path) -> tuple[int, str]:
-    """Run it on a terminal, and press a key when it asks."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ.update({"NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"})
-        os.chdir(machine.folder)
-        words = machine.words("tune", *arguments)
-        os.execvp(words[0], words)
-    said, answered, deadline = "", False, time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.2)[0]:
-            try:
-                piece = os.read(terminal, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            said += piece.decode()
-        if "[y/N]" in said and not answered:
-            assert SETTING.read_text() == f"{LOW}\n", "nothing happens before the answer"
-            os.write(terminal, key.encode())
-            answered = True
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(status), said.replace("\r", "")
+    """Run it on a terminal, and press a key when it asks; more than once, as people do, where nothing comes of it."""
+    ours, theirs = pty.openpty()
+    words = ["setsid", "--ctty", *machine.words("tune", *arguments)]
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
+    said, pressed, deadline = "", 0.0, time.monotonic() + 60
+    with subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, cwd=machine.folder, env=environment
+    ) as run:
+        os.close(theirs)
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.2)[0]:
+                try:
+                    said += os.read(ours, 65536).decode()
+                except OSError:
+                    break
+            if "[y/N]" in said and time.monotonic() - pressed > 2:
+                assert pressed or SETTING.read_text() == f"{LOW}\n", "nothing happens before the answer"
+                os.write(ours, key.encode())
+                pressed = time.monotonic()
+        os.close(ours)
+        if time.monotonic() >= deadline:
+            run.kill()
+    return run.returncode, said.replace("\r", "")
 
 
 def test_on_a_terminal_it_shows_the_plan_and_asks_once(machine: Machine) -> None:
