@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -363,7 +364,14 @@ def real(folder: Path, command: Sequence[str]) -> Iterator[RealHost]:
     """
     _tools()
     with Path(tempfile.gettempdir(), "hostcheck-real-settings.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, f"another test run has held {lock.name} for 300 s"
+                time.sleep(0.1)
         with _real(folder, command) as host:
             yield host
 
