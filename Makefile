@@ -3,7 +3,7 @@ PYTHON ?= $(shell sh scripts/find-python)
 PIP = .venv/bin/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: help audit test lint types docs wheel wheel-test bench bench-fleet clean
+.PHONY: help audit test lint types docs wheel wheel-test bench bench-fleet bench-tune clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
@@ -34,6 +34,9 @@ bench: .venv/installed ## print what hostcheck costs on this host
 
 bench-fleet: .venv/dev ## print what a fleet costs, beside clush and ansible (as root)
 	@.venv/bin/python benchmarks/fleet.py
+
+bench-tune: .venv/installed ## print what 30 changes cost, and the journal's fsync (as root)
+	@.venv/bin/python benchmarks/tune.py
 
 clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

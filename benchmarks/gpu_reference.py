@@ -25,7 +25,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import bench_lab
-
 from hostcheck.bench.cuda import Buffer, Device, Stream
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.microbench import copies, gemm, hbm, peers, tensor_chain, tensor_pipe

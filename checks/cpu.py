@@ -41,6 +41,7 @@ CLOCK_POWER = Key("cpu.clocksource.power", str)
 CLOCK_GUEST = Key("cpu.clocksource.guest", str)
 SPREAD = Key("cpu.numa-layout", float, unit="%", high=100)
 PER_GPU = Key("cpu.per-gpu", int, unit="CPUs", high=4096)
+HOUSEKEEPING = Key("cpu.isolated.housekeeping", int, unit="CPUs", high=4096)
 PRESSURE = Key("cpu.pressure", float, unit="%", high=100)
 LOAD_PER_CPU = Key("cpu.pressure.load", float, high=1000)
 
@@ -74,7 +75,7 @@ def online(topology: CpuTopology, info: CpuInfo, platform: Platform, expect: Exp
     )
 
 
-@check(TOPOLOGY, id="cpu.smt", severity=Severity.INFO, keys=[SMT])
+@check(TOPOLOGY, id="cpu.smt", severity=Severity.INFO, rows=["data-smt"], keys=[SMT])
 def smt(topology: CpuTopology, expect: Expect) -> Finding:
     """Simultaneous multithreading is as the site wants it; without a wish, its state is only told.
 
@@ -110,7 +111,7 @@ def microcode(info: CpuInfo, expect: Expect) -> Finding:
 
 @check(
     TOPOLOGY, NUMA, CMDLINE, id="cpu.isolated", severity=Severity.MEDIUM, rows=["os-housekeeping-cores"],
-    references=["https://docs.kernel.org/admin-guide/kernel-parameters.html"],
+    keys=[HOUSEKEEPING], references=["https://docs.kernel.org/admin-guide/kernel-parameters.html"],
 )  # fmt: skip
 def isolated(topology: CpuTopology, nodes: Sequence[NumaNode], cmdline: Cmdline, expect: Expect) -> Iterator[Finding]:
     """CPU isolation is as the command line asks, and leaves each memory node CPUs for the system's own work.
@@ -121,18 +122,22 @@ def isolated(topology: CpuTopology, nodes: Sequence[NumaNode], cmdline: Cmdline,
     kept = {"isolcpus": topology.isolated, "nohz_full": topology.nohz_full}
     taken = {name: frozenset() if isinstance(cpus, NotApplicable) else need(cpus) for name, cpus in kept.items()}
     away = taken["isolcpus"] | taken["nohz_full"]
-    if not away and not any(cmdline.has(name) for name in taken):
+    wanted = expect(HOUSEKEEPING)
+    none = not away and not any(cmdline.has(name) for name in taken)
+    if none and all(wanted.matcher.matches(len(node.cpus)) for node in nodes if node.is_host):
         raise NotApplicable("no CPU is isolated")
     for name, cpus in taken.items():
         yield from _agrees(name, cmdline.get(name), cpus, topology)
     for node in nodes:
-        left = node.cpus - away
-        if left:
-            yield passed(f"{len(left)} of {len(node.cpus)} CPUs do the system's work", len(left), subject=node.subject)
-        elif node.cpus:
-            line = f"all {len(node.cpus)} CPUs are isolated: none is left for the system's own work"
-            fix = f"Leave a core of the node out of isolcpus= and nohz_full=. {ARGUMENTS}"
-            yield failed(line, 0, subject=node.subject, wanted="at least 1", fix=fix, actor=Actor.REBOOT)
+        if node.is_host:
+            left = len(node.cpus - away)
+            yield wanted.judge(
+                left,
+                say=f"{left} of {len(node.cpus)} CPUs do the system's work",
+                subject=node.subject,
+                fix=f"Keep whole cores, {wanted.view.text} of each node, out of isolcpus= and nohz_full=. {ARGUMENTS}",
+                actor=Actor.REBOOT,
+            )
 
 
 def _agrees(name: str, asked: str | None, taken: frozenset[int], topology: CpuTopology) -> Iterator[Finding]:

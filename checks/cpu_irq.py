@@ -21,7 +21,7 @@ FEW = 8
 def _place(device: DeviceIrqs) -> Finding:
     """Judge where a device's interrupts are handled: not only far, and not only on isolated CPUs."""
     used = device.used
-    handlers = frozenset[int]().union(*(irq.handlers for irq in used))
+    handlers = frozenset[int]().union(*(irq.next_handlers for irq in used))
     if device.isolated and handlers <= device.isolated:
         spare = cpu_list((device.near if isinstance(device.near, frozenset) else frozenset()) & device.housekeeping)
         spare = cpu_list(device.housekeeping) if spare == "none" else spare
@@ -54,7 +54,7 @@ def irq_gpu(device: DeviceIrqs, expect: Expect) -> Finding:
     return _place(device)
 
 
-@check(each(NIC_IRQS), id="cpu.irq-nic", severity=Severity.MEDIUM, rows=["os-irq-nic"])
+@check(each(NIC_IRQS), id="cpu.irq-nic", severity=Severity.MEDIUM, rows=["os-irq-nic", "net-nic-affinity"])
 def irq_nic(device: DeviceIrqs, expect: Expect) -> Finding:
     """Interrupts of each NIC can be handled by processors of its own node.
 
@@ -71,10 +71,10 @@ def irq_balance(device: DeviceIrqs, expect: Expect) -> Finding:
     A NIC has a queue for each processor so that many can work at once. With all queues on one, that one alone limits
     the network, at a few million packets a second.
     """
-    used = [irq for irq in device.used if len(irq.handlers) == 1]
+    used = [irq for irq in device.used if len(irq.next_handlers) == 1]
     if min(len(used), len(device.housekeeping)) < FEW:
         raise NotApplicable(f"{len(used)} interrupts, {len(device.housekeeping)} CPUs for them: too few to be spread")
-    (cpu, most), *_ = Counter(next(iter(irq.handlers)) for irq in used).most_common(1)
+    (cpu, most), *_ = Counter(next(iter(irq.next_handlers)) for irq in used).most_common(1)
     return expect(SHARE).judge(
         round(100 * most / len(used)),
         say=f"CPU {cpu} handles {most} of the {len(used)} interrupts in use",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from hostcheck.errors import Maybe, NotApplicable, Unavailable, need
-from hostcheck.expect import Expect, Key, failed, passed
+from hostcheck.expect import Expect, ExpectationMissing, Key, failed, passed
 from hostcheck.facts.base import each
 from hostcheck.facts.gpu import GPUS, Gpu
 from hostcheck.facts.gpu_health import board_class
@@ -15,6 +15,8 @@ from hostcheck.registry import check
 from .gpu_fixes import graded
 
 MAX_SM_CLOCK = Key("gpu.max-sm-clock", int, "MHz", low=200, high=6000)
+SM_LOCK = Key("gpu.clock-lock", int, "MHz", low=100, high=6000)
+MEMORY_LOCK = Key("gpu.clock-lock.memory", int, "MHz", low=100, high=12000)
 POWER_LIMIT = Key("gpu.power-limit", float, "% of the default limit", high=300)
 TEMPERATURE = Key("gpu.temperature", int, "C below the GPU's own limit", low=-100, high=150)
 MEMORY_TEMPERATURE = Key("gpu.memory-temperature", int, "C", high=150)
@@ -113,12 +115,46 @@ def clock_limits(gpu: Gpu, expect: Expect) -> Finding:
     return graded(finding, Severity.MEDIUM)
 
 
-@check(each(GPUS), id="gpu.power-limit", severity=Severity.MEDIUM, rows=["gpu-power-limit"], keys=[POWER_LIMIT])
+@check(each(GPUS), id="gpu.clock-lock", severity=Severity.LOW, rows=["gpu-clock-lock"], keys=[SM_LOCK, MEMORY_LOCK])
+def clock_lock(gpu: Gpu, expect: Expect) -> Iterator[Finding]:
+    """Where clocks are to be locked, the GPU runs at them.
+
+    Locked clocks make one run comparable with the next, and cost the boost above them. No driver tells what is
+    locked, so the clock itself is looked at, and that of an idle GPU may be lower. Which clock only the site can say:
+    expect gpu.clock-lock and gpu.clock-lock.memory.
+    """
+    asked = 0
+    for key, kind, option, clock in (
+        (SM_LOCK, "SM", "-lgc", gpu.clocks.current.sm_mhz),
+        (MEMORY_LOCK, "memory", "-lmc", gpu.clocks.current.memory_mhz),
+    ):
+        try:
+            wanted = expect(key)
+        except ExpectationMissing:
+            continue
+        asked += 1
+        now = need(clock)
+        if not wanted.matcher.matches(now) and gpu.clocks.reasons.get("gpu_idle") is not False:
+            raise Unavailable(f"the {kind} clock is {now} MHz, and the GPU is idle: only a load shows what is locked")
+        fix = f"nvidia-smi -i {gpu.index} {option} MIN,MAX (lost at the next reboot)"
+        yield wanted.judge(now, say=f"the {kind} clock is {now} MHz", fix=fix)
+    if not asked:
+        raise NotApplicable("nothing says that clocks are to be locked here (gpu.clock-lock)")
+
+
+@check(
+    each(GPUS),
+    id="gpu.power-limit",
+    severity=Severity.MEDIUM,
+    rows=["gpu-power-limit", "power-derate"],
+    keys=[POWER_LIMIT],
+)
 def power_limit(gpu: Gpu, expect: Expect) -> Finding:
     """The power limit in force is the GPU's default or higher.
 
     A GPU at 70 % of its power does large matrix products 10 to 20 % slower. A limit set with nvidia-smi is easily
-    forgotten; one set through the BMC shows in no setting of the operating system, only here.
+    forgotten; one set through the BMC shows in no setting of the operating system, only here. A site that caps power on
+    purpose, such as to 90 % for jobs of many weeks, expects that: gpu.power-limit = 90.
     """
     if board_class(need(gpu.name)) == "laptop":
         raise NotApplicable("a laptop moves the limit with its temperature and battery")

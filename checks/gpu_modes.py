@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hostcheck.errors import NotApplicable, need
-from hostcheck.expect import Expect, Key, failed, passed
+from hostcheck.errors import NotApplicable, Unavailable, need
+from hostcheck.expect import Expect, ExpectationMissing, Key, failed, passed
 from hostcheck.facts.base import each
-from hostcheck.facts.gpu import GPUS, Gpu
+from hostcheck.facts.gpu import DRIVER, GPUS, Driver, Gpu
 from hostcheck.facts.gpu_health import board_class
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.process import DAEMONS, Daemons
-from hostcheck.model import Actor, Finding, Severity
+from hostcheck.model import Actor, Finding, Severity, Status
 from hostcheck.registry import check
 
 PERSISTENCE = Key("gpu.persistence-mode", bool)
+MIG = Key("gpu.mig-policy", bool)
+MPS = Key("gpu.mps", bool)
+TOPOLOGY_OVERRIDE = Key("gpu.grdma-topology", int, high=1)
 COMPUTE_MODE = Key("gpu.compute-mode", str, words=("Default", "Exclusive_Process", "Exclusive_Thread", "Prohibited"))
 
 _PERSIST = (
@@ -79,6 +82,27 @@ def mig_mode(gpu: Gpu, expect: Expect) -> Finding:
     )
 
 
+@check(each(GPUS), id="gpu.mig-policy", severity=Severity.MEDIUM, rows=["gpu-mig"], keys=[MIG])
+def mig_policy(gpu: Gpu, expect: Expect) -> Finding:
+    """MIG is on, or off, as this host is meant to have it.
+
+    Slices suit many small jobs; a job over several GPUs needs whole ones, since a GPU in MIG mode takes part in no
+    NVLink or peer-to-peer traffic. Which it is only the site can say: expect gpu.mig-policy = true or false.
+    """
+    try:
+        wanted = expect(MIG)
+    except ExpectationMissing:
+        raise NotApplicable("nothing says whether MIG is wanted here (gpu.mig-policy)") from None
+    current = need(gpu.mig.current)
+    return wanted.judge(
+        current,
+        say=f"MIG is {'on' if current else 'off'}",
+        fix="Drain the GPU (a change ends every process on it), then "
+        f"nvidia-smi -i {gpu.index} -mig {int(not current)}",
+        actor=Actor.RESET_GPU,
+    )
+
+
 @check(GPUS, id="gpu.mig-uniform", severity=Severity.LOW, rows=["gpu-mig"])
 def mig_uniform(gpus: Sequence[Gpu], expect: Expect) -> Finding:
     """MIG is on for all GPUs of the host or for none.
@@ -139,15 +163,29 @@ def mig_persistence(gpu: Gpu, expect: Expect) -> Finding:
     return failed("MIG is on and persistence mode is off", False, wanted="persistence mode on", fix=_PERSIST)
 
 
-@check(GPUS, DAEMONS, PLATFORM, id="gpu.mps", severity=Severity.LOW, rows=["gpu-mps"])
+@check(GPUS, DAEMONS, PLATFORM, id="gpu.mps", severity=Severity.LOW, rows=["gpu-mps"], keys=[MPS])
 def mps(gpus: Sequence[Gpu], daemons: Daemons, platform: Platform, expect: Expect) -> Iterator[Finding]:
     """Where MPS runs, its GPUs admit one process only, so that nothing goes past the MPS server.
 
-    In the default mode a program that was started without MPS's pipe directory gets a context of its own and shares
-    the GPU in time slices with all clients of MPS.
+    Programs run on a GPU side by side only through that server. In the default mode one that was started without MPS's
+    pipe directory gets a context of its own and shares the GPU in time slices with all clients of MPS. Whether MPS is
+    to run only the site can say: expect gpu.mps = true or false.
     """
     platform.need_host("the host's daemons are not seen from a container")
-    if not daemons.has("/tmp/nvidia-mps/control") and not daemons.runs("nvidia-cuda-mps-control"):  # noqa: S108
+    runs = daemons.has("/tmp/nvidia-mps/control") or daemons.runs("nvidia-cuda-mps-control")  # noqa: S108
+    try:
+        finding = expect(MPS).judge(
+            runs,
+            say=f"MPS {'runs' if runs else 'does not run'}",
+            subject="host",
+            fix=_START_MPS if not runs else _STOP_MPS,
+        )
+        yield finding
+        if finding.status is Status.FAIL:
+            return
+    except ExpectationMissing:
+        pass
+    if not runs:
         raise NotApplicable("MPS does not run")
     for gpu in gpus:
         mode = need(gpu.compute_mode)
@@ -161,6 +199,36 @@ def mps(gpus: Sequence[Gpu], daemons: Daemons, platform: Platform, expect: Expec
             wanted="Exclusive_Process",
             fix=f"nvidia-smi -i {gpu.index} -c EXCLUSIVE_PROCESS (lost at the next reboot)",
         )
+
+
+_START_MPS = "nvidia-smi -c EXCLUSIVE_PROCESS && nvidia-cuda-mps-control -d (both are lost at the next reboot)"
+_STOP_MPS = "echo quit | nvidia-cuda-mps-control (ends when its last client does), then nvidia-smi -c DEFAULT"
+
+
+@check(GPUS, DRIVER, id="gpu.grdma-topology", severity=Severity.HIGH, rows=["net-peermem"], keys=[TOPOLOGY_OVERRIDE],
+       references=["https://github.com/NVIDIA/aicr"])  # fmt: skip
+def grdma_topology(gpus: Sequence[Gpu], driver: Driver, expect: Expect) -> Finding:
+    """On Grace superchips of the Blackwell generation the driver lets RDMA adapters reach GPU memory by dma-buf.
+
+    It refuses a peer that does not share a PCI switch with the GPU, and on these boards none does. NCCL then goes
+    through host memory or plain sockets without a word, at a tenth of the speed.
+    """
+    try:
+        wanted = expect.of(gpus[0].traits if gpus else {})(TOPOLOGY_OVERRIDE)
+    except ExpectationMissing:
+        raise NotApplicable("only Grace superchips of the Blackwell generation need it") from None
+    text = need(driver.params).get("GrdmaPciTopoCheckOverride")
+    if text is None:
+        raise NotApplicable("this driver has no option GrdmaPciTopoCheckOverride")
+    if not text.isdigit():
+        raise Unavailable(f"GrdmaPciTopoCheckOverride is {text[:40]!r}", "gpu.driver")
+    return wanted.judge(
+        int(text),
+        say=f"the driver's option GrdmaPciTopoCheckOverride is {text}",
+        fix="echo 'options nvidia NVreg_GrdmaPciTopoCheckOverride=1' > /etc/modprobe.d/zz-gpu-grdma.conf, rebuild the "
+        "initramfs if it holds the driver, drain the host and reboot it",
+        actor=Actor.REBOOT,
+    )
 
 
 @check(each(GPUS), id="gpu.compute-mode", severity=Severity.HIGH, rows=["gpu-mps"], keys=[COMPUTE_MODE])

@@ -12,6 +12,7 @@ from hostcheck.facts.kernel import MODULES, SYSCTL, TASKS, setting
 from hostcheck.facts.limits import LIMITS, REMOVE_IPC, UNLIMITED, Limit, Limits
 from hostcheck.facts.memory import MEMINFO, MemInfo
 from hostcheck.facts.platform import PLATFORM, Platform
+from hostcheck.facts.process import DAEMONS, Daemons
 from hostcheck.model import Finding, Severity
 from hostcheck.registry import check
 
@@ -21,6 +22,8 @@ MEMLOCK = Key("kernel.memlock", float, "% of the memory", high=100_000)
 NOFILE = Key("kernel.nofile", int, high=2**40)
 NOFILE_SOFT = Key("kernel.nofile.soft", int, high=2**40)
 FILE_MAX = Key("kernel.file-max", int, low=8192, high=2**64)
+INSTANCES = Key("kernel.inotify.instances", int, high=2**31)
+WATCHES = Key("kernel.inotify.watches", int, high=2**31)
 THREADS = Key("kernel.threads", float, "%", high=100)
 REMOVE = Key("kernel.logind-remove-ipc", bool)
 
@@ -141,6 +144,20 @@ def file_max(settings: Mapping[str, Maybe[str]], expect: Expect) -> Finding:
     """
     value, wanted = setting(settings, "fs.file-max"), expect(FILE_MAX)
     return wanted.judge(value, say=f"fs.file-max is {value:,}", fix=sysctl("fs.file-max", wanted))
+
+
+@check(SYSCTL, DAEMONS, id="kernel.inotify", severity=Severity.LOW, keys=[INSTANCES, WATCHES])
+def inotify(settings: Mapping[str, Maybe[str]], daemons: Daemons, expect: Expect) -> Iterator[Finding]:
+    """Under a kubelet, programs may watch many files.
+
+    The kubelet, container runtimes, log collectors and operators all watch files as the same user. At the limit (128
+    instances where nobody raised it) the next one fails with "too many open files", whatever ulimit says.
+    """
+    if not daemons.runs("kubelet"):
+        raise NotApplicable("no kubelet runs here")
+    for name, key in (("fs.inotify.max_user_instances", INSTANCES), ("fs.inotify.max_user_watches", WATCHES)):
+        value, wanted = setting(settings, name), expect(key)
+        yield wanted.judge(value, say=f"{name} is {value:,}", fix=sysctl(name, wanted))
 
 
 @check(TASKS, SYSCTL, id="kernel.threads", severity=Severity.MEDIUM, keys=[THREADS])

@@ -22,6 +22,7 @@ from hostcheck.facts.memory import (
     OomKills,
     Swap,
     VmStat,
+    count,
 )
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.model import Actor, Finding, Severity
@@ -33,6 +34,7 @@ _MODES = ("always", "madvise", "never")
 THP_ENABLED = Key("memory.thp-enabled", str, words=_MODES)
 THP_LARGE = Key("memory.thp-enabled.large-pages", str, words=_MODES)
 THP_DEFRAG = Key("memory.thp-defrag", str, words=("always", "defer", "defer+madvise", "madvise", "never"))
+KHUGEPAGED = Key("memory.khugepaged", int, high=1)
 SWAP_SIZE = Key("memory.swap", float, "GiB", high=1e6)
 SWAP_USED = Key("memory.swap.used", float, "% of the swap", high=100)
 SWAPPINESS = Key("memory.swappiness", int, high=200)
@@ -91,6 +93,24 @@ def thp_defrag(thp: Thp, expect: Expect) -> Finding:
         fix=sysfs(f"{_THP_DIR}/defrag", target(wanted)),
         source=f"{_THP_DIR}/defrag",
     )
+
+
+@check(THP, id="memory.khugepaged", severity=Severity.LOW, rows=["os-thp-defrag"], keys=[KHUGEPAGED])
+def khugepaged(thp: Thp, expect: Expect) -> Finding:
+    """The background collector of huge pages compacts memory only where the role allows it.
+
+    khugepaged moves small pages together under a lock that stops their program. For throughput it is worth it; where
+    each millisecond counts, it is not.
+    """
+    if thp.enabled == "never":
+        raise NotApplicable("transparent huge pages are off")
+    text = thp.khugepaged.get("defrag")
+    if text is None:
+        raise NotApplicable("this kernel has no khugepaged/defrag")
+    path, wanted = f"{_THP_DIR}/khugepaged/defrag", expect(KHUGEPAGED)
+    value = count(text, path)
+    say = f"khugepaged {'compacts' if value else 'does not compact'} memory in the background"
+    return wanted.judge(value, say=say, fix=sysfs(path, target(wanted)), source=path)
 
 
 @check(SWAP, id="memory.swap", severity=Severity.MEDIUM, rows=["os-swap"], keys=[SWAP_SIZE, SWAP_USED])
@@ -165,7 +185,8 @@ def hugepages(pool: HugePool, info: MemInfo, expect: Expect) -> Iterator[Finding
     """Reserved huge pages are as many as planned, and in use.
 
     Reserved memory is gone for everything else, whether an application maps it or not. A kernel that could not
-    reserve all that its command line asks for says so only in its log.
+    reserve all that its command line asks for says so only in its log. A plan that is expected and not on the command
+    line is for pages of the default size.
     """
     gib = pool.total * pool.size_kib / 2**20
     write = f"echo COUNT > /sys/kernel/mm/hugepages/hugepages-{pool.size_kib}kB/nr_hugepages"
@@ -180,7 +201,7 @@ def hugepages(pool: HugePool, info: MemInfo, expect: Expect) -> Iterator[Finding
             if pool.total >= pool.planned
             else failed(line, pool.total, wanted=wanted, fix=short, actor=Actor.REBOOT, source=source)
         )
-    else:
+    elif pool.size_kib == info.hugepage_kib:
         yield expect(HUGE).judge(round(gib, 2), say=f"{gib:.1f} GiB are reserved", fix=write)
     idle = max(0, pool.free - pool.reserved) * pool.size_kib
     yield expect(HUGE_UNUSED).judge(
@@ -311,8 +332,8 @@ def errors(controller: MemoryController, expect: Expect) -> Iterator[Finding]:
         line = f"{growth} correctable errors came while the snapshot was taken"
         finding = failed(line, growth, wanted="no growth", fix=fix, actor=Actor.REPLACE)
         yield replace(finding, severity=Severity.MEDIUM)
-    count = need(controller.correctable)
-    finding = expect(CORRECTABLE).judge(count, say=f"{count:,} correctable errors", fix=fix, actor=Actor.REPLACE)
+    number = need(controller.correctable)
+    finding = expect(CORRECTABLE).judge(number, say=f"{number:,} correctable errors", fix=fix, actor=Actor.REPLACE)
     yield replace(finding, severity=Severity.LOW)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from hostcheck.errors import NotApplicable, need
 from hostcheck.expect import Expect, ExpectationMissing, Key, failed, passed
+from hostcheck.facts.addons import FABRIC_STACK, FabricStack
 from hostcheck.facts.base import each
 from hostcheck.facts.gpu import GPUS, Gpu
 from hostcheck.facts.nvlink import LINK_ERRORS, LINKS, TOPOLOGY, GpuLinkErrors, GpuLinks, Topology, TopologyRow
@@ -144,6 +145,18 @@ def fabric_manager(gpus: Sequence[Gpu], pci: PciTree, daemons: Daemons, platform
     It sets up the switches' routes after each boot. Without it CUDA programs fail at start on HGX boards of H100 and
     later, and on A100 boards run without NVLink. On trays of NVLink racks it runs in the switch trays, not here.
     """
+    what = need_fabric(gpus, pci, platform)
+    if daemons.runs("nv-fabricmanager"):
+        return passed(f"{what}, and the fabric manager runs", True)
+    return failed(f"{what}, and no fabric manager runs", False, wanted="nv-fabricmanager", fix=_FABRIC)
+
+
+def need_fabric(gpus: Sequence[Gpu], pci: PciTree, platform: Platform) -> str:
+    """Go on only where this machine has a fabric to manage; return what it consists of.
+
+    Raises:
+        NotApplicable: there is none, or another machine manages it.
+    """
     platform.need_host("the fabric manager runs on the host")
     if any(gpu.c2c is True for gpu in gpus):
         raise NotApplicable("GPUs of a superchip: the fabric is managed by the rack's switch trays")
@@ -151,10 +164,26 @@ def fabric_manager(gpus: Sequence[Gpu], pci: PciTree, daemons: Daemons, platform
     if not pci.nvswitches and (platform.kind != "bare-metal" or not member):
         why = "the fabric manager runs on the machine that has the NVSwitches" if member else "there is no NVSwitch"
         raise NotApplicable(why)
-    what = f"{len(pci.nvswitches)} NVSwitches" if pci.nvswitches else "GPUs on an NVLink fabric"
-    if daemons.runs("nv-fabricmanager"):
-        return passed(f"{what}, and the fabric manager runs", True)
-    return failed(f"{what}, and no fabric manager runs", False, wanted="nv-fabricmanager", fix=_FABRIC)
+    return f"{len(pci.nvswitches)} NVSwitches" if pci.nvswitches else "GPUs on an NVLink fabric"
+
+
+@check(GPUS, PCI, PLATFORM, FABRIC_STACK, id="nvlink.fabric-manager-version", severity=Severity.HIGH,
+       rows=["gpu-fabric-manager"])  # fmt: skip
+def fabric_manager_version(
+    gpus: Sequence[Gpu], pci: PciTree, platform: Platform, stack: FabricStack, expect: Expect
+) -> Finding:
+    """The fabric manager has the version of the driver.
+
+    One of another version refuses to start after the next boot or restart, and then CUDA programs fail at start.
+    """
+    need_fabric(gpus, pci, platform)
+    have, driver = need(stack.manager), need(stack.driver)
+    line = f"fabric manager {have}, driver {driver}"
+    if have == driver:
+        return passed(line, have)
+    branch = driver.partition(".")[0]
+    fix = f"Install the fabric manager {driver} (package nvidia-fabricmanager-{branch} or nvidia-fabricmanager), then "
+    return failed(line, have, wanted=driver, fix=f"{fix}drain the host and restart its service: it ends every GPU job.")
 
 
 @check(GPUS, DAEMONS, PLATFORM, id="nvlink.imex", severity=Severity.INFO, rows=["x-gpu-imex"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from hostcheck.checklist import Checklist
@@ -12,7 +15,7 @@ from hostcheck.engine import chosen_ids, evaluate
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
 from hostcheck.facts.base import Facts
-from hostcheck.model import Run, Severity
+from hostcheck.model import Actor, Result, Run, Severity, Status
 from hostcheck.registry import Check, load_checks
 from hostcheck.snapshot.probes import Probe, is_given
 from hostcheck.snapshot.reading import Ending, Snapshot
@@ -81,6 +84,18 @@ def shipped_layers(role: str, *, gpus: bool) -> tuple[Layer, ...]:
     )
 
 
+def layers_for(snapshot: Snapshot, checklist: Checklist, site: Iterable[Layer] = ()) -> list[Layer]:
+    """Return the layers that hold for a snapshot under a checklist, in order: ours and a site's; not the checklist's.
+
+    Args:
+        snapshot: what was read; it tells whether there may be GPUs.
+        checklist: for its role.
+        site: layers over ours.
+    """
+    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml", "bench.results")}
+    return [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
+
+
 def judge(
     snapshot: Snapshot,
     checklist: Checklist,
@@ -100,14 +115,32 @@ def judge(
         today: the day on which waivers must still hold; the snapshot's own where none is given.
         facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
-    asked = {snapshot.reading(id).ending for id in ("gpu.smi", "gpu.nvml", "bench.results")}
-    layers = [*shipped_layers(checklist.role, gpus=Ending.OK in asked), *site]
-    return evaluate(
+    run = evaluate(
         snapshot,
         checklist,
         load_checks(),
-        layers,
+        layers_for(snapshot, checklist, site),
         fail_on=fail_on,
         today=today.isoformat() if today else None,
         facts=facts,
     )
+    return replace(run, results=tuple(_for_tune(result) for result in run.results))
+
+
+@cache
+def tunable() -> frozenset[str]:
+    """Return the ids of the checks that some tuner can mend; the list is generated, so that no audit loads a tuner."""
+    return frozenset(tomllib.loads((files("hostcheck") / "tunable.toml").read_text("utf-8"))["checks"])
+
+
+def _for_tune(result: Result) -> Result:
+    """Return a result whose failures hostcheck itself can mend, where an operator would have to."""
+    if result.status is not Status.FAIL or result.id not in tunable():
+        return result
+    findings = tuple(
+        replace(finding, actor=Actor.TUNE)
+        if finding.status is Status.FAIL and finding.actor is Actor.OPERATOR
+        else finding
+        for finding in result.findings
+    )
+    return replace(result, findings=findings)

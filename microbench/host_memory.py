@@ -294,9 +294,7 @@ def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> It
             loops.triad(*slices[number], SCALE)
 
         def read_right() -> bool:
-            return all(
-                total == int(np.add.reduce(one.view(np.int64))) for total, (_, one, _) in zip(sums, slices, strict=True)
-            )
+            return all(total == int(one.view(np.int64).sum()) for total, (_, one, _) in zip(sums, slices, strict=True))
 
         def copy_right() -> bool:
             return all(np.array_equal(target, one) for target, one, _ in slices)

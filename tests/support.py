@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import textwrap
 import tomllib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 from hostcheck.audit import judge, probes_of
 from hostcheck.checklist import Checklist, read_setting
 from hostcheck.model import Result
-from hostcheck.registry import load_checks
+from hostcheck.registry import load_checks, load_tuners
 from hostcheck.snapshot.archive import read_archive
 from hostcheck.snapshot.probes import CommandProbe, FileProbe, ListProbe, Probe
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot, _is_match
+from hostcheck.tuning.change import Change, Kind, Plan
+from hostcheck.tuning.plan import Selection, make_plan, probes_for_plan
 
 TESTS = Path(__file__).parent
 CASES = TESTS / "cases"
@@ -36,8 +39,10 @@ def sample(function: Callable[..., Any]) -> str:
 
 
 def every_probe() -> list[Probe]:
-    """Return each probe that some check reads."""
-    return probes_of(load_checks().values())
+    """Return each probe that some check or tuner reads."""
+    probes = {probe.id: probe for probe in probes_for_plan(load_tuners().values())}
+    probes |= {probe.id: probe for probe in probes_of(load_checks().values())}
+    return [probes[id] for id in sorted(probes)]
 
 
 def recorded_hosts() -> list[str]:
@@ -94,19 +99,14 @@ def _entry(text: str) -> Entry:
     return Entry(text or "-", "rw-r--r--")
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row of a case table: a host, what is different on it, and what a check must say."""
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A host, and what is different on it."""
 
-    check: str
     name: str
-    status: str
     table: str
     host: str = "bare"
     role: str = "training"
-    findings: Mapping[str, str] = field(default_factory=dict)
-    observed: Any = None
-    says: str = ""
     set: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
     out: Mapping[str, str] = field(default_factory=dict)
@@ -118,14 +118,10 @@ class Case:
     missing: Sequence[Mapping[str, Any]] = ()
     gpu: str = "10de:2330"
 
-    @property
-    def id(self) -> str:
-        return f"{self.check}: {self.name}"
-
     def snapshot(self) -> Snapshot:
-        """Return the host as this case has it."""
+        """Return the host as this case has it; what a recorded one was not asked is as on the synthetic one."""
         snapshot = host(self.host)
-        readings = dict(snapshot.readings)
+        readings = {**host("bare").readings, **snapshot.readings}
         for probe in every_probe():
             reading = readings.get(probe.id)
             if reading is not None:
@@ -183,12 +179,109 @@ class Case:
                 files[path] = FileState(Ending.OK, f"{text}\n".encode())
         return dict(sorted(files.items()))
 
+    def checklist(self, *only: str) -> Checklist:
+        """Return a checklist with the expectations of this scene, and with these checks."""
+        settings = tuple(read_setting(f"{key}={_toml(value)}") for key, value in self.set.items())
+        return Checklist(role=self.role, only=only or ("*",), layers=settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Scene):
+    """One row of a case table: a host, what is different on it, and what a check must say."""
+
+    check: str
+    status: str
+    findings: Mapping[str, str] = field(default_factory=dict)
+    observed: Any = None
+    says: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.check}: {self.name}"
+
     def judge(self, snapshot: Snapshot | None = None) -> Result:
         """Return what the check says of this case, or of another snapshot under the same expectations."""
-        settings = tuple(read_setting(f"{key}={_toml(value)}") for key, value in self.set.items())
-        checklist = Checklist(role=self.role, only=(self.check,), layers=settings)
-        run = judge(snapshot or self.snapshot(), checklist)
+        run = judge(snapshot or self.snapshot(), self.checklist(self.check))
         return next(result for result in run.results if result.id == self.check)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCase(Scene):
+    """One row of the tables of plans: a host, and what a tuner must want to change on it.
+
+    Attributes:
+        changes: fields of each change that must be in the plan, and of no other; an empty list is an empty plan.
+        refused: texts that refusals hold, in any order.
+        then: what the host says after the changes (`files`, `out`, `links`, `xml`), where `applied` cannot know.
+    """
+
+    tuner: str
+    changes: Sequence[Mapping[str, Any]] = ()
+    refused: Sequence[str] = ()
+    then: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.tuner}: {self.name}"
+
+    def plan(self, snapshot: Snapshot | None = None) -> Plan:
+        """Return what the tuner plans for this case, or for another snapshot under the same expectations."""
+        return make_plan(snapshot or self.snapshot(), self.checklist(), Selection(only=(self.tuner,)))
+
+    def after(self, plan: Plan) -> Snapshot:
+        """Return the host as it is after a plan was applied, and before it boots again."""
+        snapshot = applied(self.snapshot(), plan.changes)
+        if not self.then:
+            return snapshot
+        told = Scene(name=self.name, table=self.table, **self.then)
+        readings = {
+            probe.id: told._changed(probe, snapshot.readings[probe.id])
+            for probe in every_probe()
+            if probe.id in snapshot.readings
+        }
+        if told.xml:
+            readings["gpu.smi"] = _edited(readings["gpu.smi"], told.xml)
+        return Snapshot(snapshot.manifest, readings)
+
+
+def applied(snapshot: Snapshot, changes: Iterable[Change]) -> Snapshot:
+    """Return a snapshot with what changes write into files; changes of other kinds leave it as it is."""
+    files: dict[str, str | None] = {}
+    links: dict[str, str] = {}
+    for change in changes:
+        if change.kind in (Kind.WRITE, Kind.FILE):
+            files[change.target] = change.after if change.kind is Kind.FILE else f"{change.after}\n"
+        elif change.kind is Kind.NIC:
+            name, _, setting = change.target.partition(" ")
+            files[f"/sys/class/net/{name}/{setting}"] = f"{change.after}\n"
+        elif change.kind is Kind.UNIT and change.after is not None and change.after.startswith("enabled"):
+            links[f"/etc/systemd/system/multi-user.target.wants/{change.target}"] = f"-> ../{change.target}"
+    readings = dict(snapshot.readings)
+    for id, reading in readings.items():
+        own = {path: text for path, text in files.items() if _asked(path, reading.asked)}
+        seen = {path: _entry(text) for path, text in links.items() if _asked(path, reading.asked)}
+        if reading.out or reading.entries or seen:
+            readings[id] = replace(reading, entries=dict(sorted({**reading.entries, **seen}.items())))
+        elif own:
+            readings[id] = replace(reading, files=_written(reading.files, own))
+            if reading.later is not None:
+                later = replace(reading.later, files=_written(reading.later.files, own))
+                readings[id] = replace(readings[id], later=later)
+    return Snapshot(snapshot.manifest, readings)
+
+
+def _written(files: Mapping[str, FileState], changes: Mapping[str, str | None]) -> dict[str, FileState]:
+    result = dict(files)
+    for path, text in changes.items():
+        before = result.pop(path, None)
+        if text is None:
+            continue
+        told = before.data.decode() if before is not None else ""
+        if re.search(r"\[\S+\]", told) and f"{text.strip()} " in f"{told.strip()} ".replace("[", "").replace("]", ""):
+            words = told.replace("[", "").replace("]", "").split()
+            text = " ".join(f"[{word}]" if word == text.strip() else word for word in words) + "\n"
+        result[path] = FileState(Ending.OK, text.encode())
+    return dict(sorted(result.items()))
 
 
 def _toml(value: Any) -> str:
@@ -222,3 +315,13 @@ def _read_cases() -> Iterator[Case]:
     for path in sorted(CASES.glob("*.toml")):
         for entry in tomllib.loads(path.read_text("utf-8")).get("case", []):
             yield Case(table=path.name, **entry)
+
+
+@cache
+def plan_cases() -> tuple[PlanCase, ...]:
+    """Return every case of a plan, of every table."""
+    return tuple(
+        PlanCase(table=path.name, **entry)
+        for path in sorted(CASES.glob("*.toml"))
+        for entry in tomllib.loads(path.read_text("utf-8")).get("plan", [])
+    )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command("audit")
 @click.argument("targets", nargs=-1)
 @click.option("--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Judge a saved snapshot.")
-@judging_options
+@judging_options()
 @click.option(
     "--window",
     type=click.FloatRange(0, 3600),
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--exit-style", type=click.Choice(("plain", "nagios")), default="plain", help="Meaning of the exit code.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
-@remote_options
+@remote_options()
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from hostcheck.fleet.targets import Target
     from hostcheck.transport.ssh import SshOptions
 
-_SECONDS = 120.0
+SECONDS = 120.0
+"""Limit for one host, connecting included, without the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """What the options say of which hosts, and how to reach them."""
+    """What the options say of which hosts, and how to reach them.
+
+    Where a command has no such option, its field keeps the default.
+    """
 
     hosts_file: tuple[Path, ...]
     inventory: Path | None
     limit: str | None
-    via: str
+    via: str = "ssh"
     ssh_config: Path | None
     user: str | None
     parallel: int
@@ -47,9 +51,9 @@ class Remote:
     become_password_fd: int | None
     accept_new_keys: bool
     role_for: tuple[str, ...]
-    run_dir: Path | None
-    resume: Path | None
-    mixed: bool
+    run_dir: Path | None = None
+    resume: Path | None = None
+    mixed: bool = False
 
     def asked(self, targets: tuple[str, ...]) -> bool:
         """Return whether other hosts than this one are meant.
@@ -68,61 +72,82 @@ class Remote:
 
 
 _PATH = click.Path(path_type=Path)
-_OPTIONS = (
-    click.option(
+_OPTIONS = {
+    "hosts_file": click.option(
         "--hosts-file", multiple=True, type=_PATH, metavar="FILE", help="TARGETS in a file; - is standard input."
     ),
-    click.option("-i", "--inventory", type=_PATH, metavar="FILE", help="Hosts of an Ansible inventory, of any kind."),
-    click.option("--limit", metavar="PATTERN", help="Only these hosts or groups of the inventory."),
-    click.option(
+    "inventory": click.option(
+        "-i", "--inventory", type=_PATH, metavar="FILE", help="Hosts of an Ansible inventory, of any kind."
+    ),
+    "limit": click.option("--limit", metavar="PATTERN", help="Only these hosts or groups of the inventory."),
+    "via": click.option(
         "--via", type=click.Choice(("ssh", "ansible")), default="ssh", help="Who carries it: hostcheck, or Ansible."
     ),
-    click.option("--ssh-config", type=_PATH, metavar="FILE", help="In place of ~/.ssh/config."),
-    click.option("--user", metavar="NAME", help="Log in as NAME, where TARGETS or an inventory name nobody else."),
-    click.option(
+    "ssh_config": click.option("--ssh-config", type=_PATH, metavar="FILE", help="In place of ~/.ssh/config."),
+    "user": click.option(
+        "--user", metavar="NAME", help="Log in as NAME, where TARGETS or an inventory name nobody else."
+    ),
+    "parallel": click.option(
         "--parallel", type=click.IntRange(1, 1024), default=64, metavar="N", help="Hosts at a time.  [default: 64]"
     ),
-    click.option(
+    "host_timeout": click.option(
         "--host-timeout",
         type=click.FloatRange(1, 86_400),
         metavar="SECONDS",
-        help=f"Limit for one host, connecting included.  [default: {_SECONDS:.0f}, and the window]",
+        help=f"Limit for one host, connecting included.  [default: {SECONDS:.0f}, and the window]",
     ),
-    click.option(
+    "retries": click.option(
         "--retries",
         type=click.IntRange(0, 10),
         default=2,
         metavar="N",
         help="Further attempts to connect, where that may help; a program is never run twice.  [default: 2]",
     ),
-    click.option("--become", is_flag=True, help="Read as root, through sudo."),
-    click.option("--ask-password", is_flag=True, help="Ask for the password to log in with, where no key does."),
-    click.option("--password-env", metavar="NAME", help="Take it from this environment variable."),
-    click.option("--password-fd", type=click.IntRange(0), metavar="N", help="Read it from this file descriptor."),
-    click.option("--ask-become-password", is_flag=True, help="Ask for the password that sudo wants."),
-    click.option("--become-password-env", metavar="NAME", help="Take it from this environment variable."),
-    click.option("--become-password-fd", type=click.IntRange(0), metavar="N", help="Read it from this descriptor."),
-    click.option("--accept-new-keys", is_flag=True, help="Trust hosts that known_hosts lacks, never a changed key."),
-    click.option("--role-for", multiple=True, metavar="GROUP=ROLE", help="Another role for the hosts of a group."),
-    click.option(
+    "become": click.option("--become", is_flag=True, help="Be root there, through sudo."),
+    "ask_password": click.option(
+        "--ask-password", is_flag=True, help="Ask for the password to log in with, where no key does."
+    ),
+    "password_env": click.option("--password-env", metavar="NAME", help="Take it from this environment variable."),
+    "password_fd": click.option(
+        "--password-fd", type=click.IntRange(0), metavar="N", help="Read it from this file descriptor."
+    ),
+    "ask_become_password": click.option(
+        "--ask-become-password", is_flag=True, help="Ask for the password that sudo wants."
+    ),
+    "become_password_env": click.option(
+        "--become-password-env", metavar="NAME", help="Take it from this environment variable."
+    ),
+    "become_password_fd": click.option(
+        "--become-password-fd", type=click.IntRange(0), metavar="N", help="Read it from this descriptor."
+    ),
+    "accept_new_keys": click.option(
+        "--accept-new-keys", is_flag=True, help="Trust hosts that known_hosts lacks, never a changed key."
+    ),
+    "role_for": click.option(
+        "--role-for", multiple=True, metavar="GROUP=ROLE", help="Another role for the hosts of a group."
+    ),
+    "run_dir": click.option(
         "--run-dir", type=_PATH, metavar="DIR", help="Keep the answers here.  [default: hostcheck-runs/TIME]"
     ),
-    click.option("--resume", type=_PATH, metavar="DIR", help="Take up a run: ask only who has not answered."),
-    click.option("--mixed", is_flag=True, help="Take it up although its answers are to other checks."),
-)  # fmt: skip
+    "resume": click.option("--resume", type=_PATH, metavar="DIR", help="Take up a run: ask only who has not answered."),
+    "mixed": click.option("--mixed", is_flag=True, help="Take it up although its answers are to other checks."),
+}
 
 
-def remote_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Remote`, as one argument `remote`."""
+def remote_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `Remote`, as one argument `remote`; all but those that are named."""
+    chosen = [name for name in _OPTIONS if name not in without]
 
-    @wraps(function)
-    def packed(*args: Any, **values: Any) -> None:
-        remote = Remote(**{field.name: values.pop(field.name) for field in fields(Remote)})
-        function(*args, remote=remote, **values)
+    def give(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def packed(*args: Any, **values: Any) -> None:
+            function(*args, remote=Remote(**{name: values.pop(name) for name in chosen}), **values)
 
-    for option in reversed(_OPTIONS):
-        packed = option(packed)
-    return packed
+        for name in reversed(chosen):
+            packed = _OPTIONS[name](packed)
+        return packed
+
+    return give
 
 
 def audit_fleet(words: tuple[str, ...], remote: Remote, judging: Judging, view: View, *, window: float) -> int:
@@ -135,8 +160,8 @@ def audit_fleet(words: tuple[str, ...], remote: Remote, judging: Judging, view: 
     from hostcheck.snapshot.program import program
 
     checklist, layers = judging.checklist(), judging.layers()
-    targets = _targets(words, remote)
-    options = _options(remote)
+    targets = targets_of(words, remote)
+    options = ssh_options(remote)
     text = program(probes_for(checklist), window=window).encode()
     if len(targets) == 1 and not (remote.run_dir or remote.resume):
         chosen = by_group(checklist, targets, remote.role_for)
@@ -173,7 +198,8 @@ def _kept(store: Store) -> str:
     return f"{have:,} of {len(store.targets()):,} hosts answered; the answers are kept in {store.path}"
 
 
-def _targets(words: tuple[str, ...], remote: Remote) -> tuple[Target, ...]:
+def targets_of(words: tuple[str, ...], remote: Remote) -> tuple[Target, ...]:
+    """Return the hosts that are meant."""
     from hostcheck.fleet.targets import read_targets
 
     if remote.via == "ansible" and (remote.inventory is None or words or remote.hosts_file):
@@ -204,7 +230,7 @@ def _ask(
 ) -> None:
     """Ask the hosts of which there is no answer yet."""
     missing = store.missing(asked)
-    seconds = remote.host_timeout or _SECONDS + window
+    seconds = remote.host_timeout or SECONDS + window
     if remote.via == "ansible":
         from hostcheck.fleet.ansible import run_via_ansible
 
@@ -233,7 +259,8 @@ def _ask(
         teller.clear()
 
 
-def _options(remote: Remote) -> SshOptions:
+def ssh_options(remote: Remote) -> SshOptions:
+    """Return how to connect; passwords are taken now."""
     from hostcheck.cli.secrets import secret
     from hostcheck.transport.ssh import SshOptions
 

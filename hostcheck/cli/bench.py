@@ -165,7 +165,7 @@ command.add_command(bench_nccl.command)
 
 @command.command("run")
 @measuring_options
-@judging_options
+@judging_options()
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Where to keep the measurements.")
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Form of the output.  [default: text]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")

@@ -12,6 +12,7 @@ from hostcheck.audit import probes_for
 from hostcheck.checklist import Checklist
 from hostcheck.cli.options import clear_progress, progress, write
 from hostcheck.errors import HostcheckError
+from hostcheck.snapshot.probes import Probe
 
 
 @click.command("collect")
@@ -20,7 +21,7 @@ from hostcheck.errors import HostcheckError
 @click.option("--program", "as_program", is_flag=True, help="Print the sh program that takes a snapshot elsewhere.")
 @click.option("--window", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Watch counters longer.")
 def command(output: Path | None, redact: bool, as_program: bool, window: float) -> None:
-    """Take a snapshot of this host, to be judged later or elsewhere by `hostcheck audit --from`.
+    """Take a snapshot of this host, for `hostcheck audit --from` and `hostcheck tune plan --from`, later or elsewhere.
 
     Reads only; changes nothing.
 
@@ -30,7 +31,7 @@ def command(output: Path | None, redact: bool, as_program: bool, window: float) 
     hostcheck collect --program | ssh node7 sh -s >node7.tar.gz
                                                             a host without Python or hostcheck
     """
-    probes = probes_for(Checklist())
+    probes = _probes()
     if as_program:
         if redact:
             raise HostcheckError("--program cannot redact on the other host; use collect --redact where hostcheck runs")
@@ -58,3 +59,12 @@ def command(output: Path | None, redact: bool, as_program: bool, window: float) 
     write(target, packed.getvalue(), private=not redact)
     if target != Path("-"):
         click.echo(f"{target}: {len(packed.getvalue()):,} bytes, {len(snapshot.readings)} probes", err=True)
+
+
+def _probes() -> list[Probe]:
+    """Return what is read to judge a host and to plan for it."""
+    from hostcheck.registry import load_tuners
+    from hostcheck.tuning.plan import probes_for_plan
+
+    found = {probe.id: probe for probe in (*probes_for(Checklist()), *probes_for_plan(load_tuners().values()))}
+    return [found[id] for id in sorted(found)]

@@ -3,60 +3,82 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from hostcheck.audit import shipped_layers
-from hostcheck.cli.options import CheckId
+from hostcheck.cli.options import AnyId
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import Key, key_of, shipped_names, suggest
-from hostcheck.registry import Check, load_checks
+from hostcheck.registry import Check, Tuner, load_checks, load_tuners
 from hostcheck.snapshot.probes import CommandProbe, Probe, is_given
 
 _SHOWN = 3
 
 
 @click.command("explain")
-@click.argument("name", type=CheckId(), metavar="CHECK")
+@click.argument("name", type=AnyId(), metavar="ID")
 def command(name: str) -> None:
     """Explain one check: what is true when it passes, why that matters, what it reads and what it expects.
 
-    CHECK is an id of `hostcheck list`, or a row of `hostcheck coverage`.
+    ID is a check or a tuner of `hostcheck list`, or a row of `hostcheck coverage`.
     """
-    checks = load_checks()
-    if name in checks:
-        click.echo("\n".join(explain(checks[name])))
-        return
+    checks, tuners = load_checks(), load_tuners()
+    pages = [explain(checks[name])] if name in checks else []
+    pages += [explain_tuner(tuner) for tuner in tuners.values() if name == tuner.id or name in tuner.fixes]
     answering = [check for check in checks.values() if name in check.rows]
-    if not answering:
+    changing = [tuner for tuner in tuners.values() if name in tuner.rows]
+    pages += [*map(explain, answering), *map(explain_tuner, changing)]
+    if not pages:
         from hostcheck.coverage import row_ids
 
         if name in row_ids():
             click.echo(f"{name} is a row of the checklist that no check answers yet.")
             return
-        raise HostcheckError(f"no check or row is called {name!r}{suggest(name, [*checks, *row_ids()])}")
-    click.echo("\n\n".join("\n".join(explain(check)) for check in answering))
+        known = [*checks, *tuners, *row_ids()]
+        raise HostcheckError(f"no check, tuner or row is called {name!r}{suggest(name, known)}")
+    click.echo("\n\n".join("\n".join(page) for page in pages))
 
 
 def explain(check: Check) -> list[str]:
     """Return the help page of a check, line by line."""
-    lines = [f"{check.id}  ({check.severity.value})", "", *textwrap.wrap(check.title, 88), ""]
-    for paragraph in check.rationale.split("\n\n"):
-        lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
+    lines = [f"{check.id}  ({check.severity.value})", "", *_prose(check)]
     if check.keys:
         lines += ["Expects", *(f"  {line}" for key in check.keys for line in _values(key)), ""]
     probes = {probe.id: probe for probe in check.probes()}
     lines += ["Reads", *(f"  {id:20} {_reads(probes[id], check.id)}" for id in sorted(probes))]
-    if check.rows:
-        lines += [
-            "",
-            "Answers the rows",
-            *textwrap.wrap(", ".join(check.rows), 86, initial_indent="  ", subsequent_indent="  "),
-        ]
-    if check.references:
-        lines += ["", "References", *(f"  {reference}" for reference in check.references)]
-    return lines
+    return [*lines, *_ends(check)]
+
+
+def explain_tuner(tuner: Tuner) -> list[str]:
+    """Return the help page of a tuner, line by line."""
+    lines = [f"{tuner.id}  (tuner: hostcheck tune --only {tuner.id})", "", *_prose(tuner)]
+    if tuner.fixes:
+        lines += ["Mends", *_names(tuner.fixes), ""]
+    if tuner.keys:
+        lines += ["Values from", *(f"  {line}" for key in tuner.keys for line in _values(key)), ""]
+    probes = {probe.id: probe for probe in tuner.probes()}
+    lines += ["Reads", *(f"  {id:20} {_reads(probes[id], tuner.id)}" for id in sorted(probes))]
+    return [*lines, *_ends(tuner)]
+
+
+def _prose(of: Check | Tuner) -> Iterator[str]:
+    yield from (*textwrap.wrap(of.title, 88), "")
+    for paragraph in of.rationale.split("\n\n"):
+        if paragraph:
+            yield from (*textwrap.wrap(" ".join(paragraph.split()), 88), "")
+
+
+def _ends(of: Check | Tuner) -> Iterator[str]:
+    if of.rows:
+        yield from ("", "Answers the rows", *_names(of.rows))
+    if of.references:
+        yield from ("", "References", *(f"  {reference}" for reference in of.references))
+
+
+def _names(ids: Sequence[str]) -> list[str]:
+    return textwrap.wrap(", ".join(ids), 86, initial_indent="  ", subsequent_indent="  ")
 
 
 def _values(key: Key) -> Iterator[str]:

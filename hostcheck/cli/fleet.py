@@ -39,7 +39,7 @@ def command() -> None:
 
 @command.command("show")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@judging_options
+@judging_options()
 @click.option("--role-for", multiple=True, metavar="GROUP=ROLE", help="Another role for the hosts of a group.")
 @click.option("--host", metavar="NAME", help="Show one host's audit.")
 @click.option(

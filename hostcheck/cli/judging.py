@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ class Judging:
         path, site: the checklist file and the site file.
         role, only, skip, require, settings: over what the checklist file says.
         fail_on: failures below this severity do not count.
+
+    Where a command has no such option, its field keeps the default.
     """
 
     path: Path | None
@@ -34,9 +36,9 @@ class Judging:
     role: str | None
     only: tuple[str, ...]
     skip: tuple[str, ...]
-    require: tuple[str, ...]
+    require: tuple[str, ...] = ()
     settings: tuple[str, ...]
-    fail_on: Severity
+    fail_on: Severity = Severity.MEDIUM
 
     def checklist(self) -> Checklist:
         """Return the checklist that the options make.
@@ -81,40 +83,52 @@ class Judging:
         return read_site(self.site)
 
 
-_OPTIONS = (
-    click.option(
+_OPTIONS = {
+    "path": click.option(
         "--checklist", "path", type=click.Path(path_type=Path), metavar="FILE", help="Judge by this checklist."
     ),
-    click.option(
+    "site": click.option(
         "--site",
         type=click.Path(path_type=Path),
         metavar="FILE",
         envvar="HOSTCHECK_SITE",
         help="Expectations of this site.  [default: /etc/hostcheck/site.toml where it exists]",
     ),
-    click.option("--role", metavar="ROLE", help="What the host is for: training (default), inference or latency."),
-    click.option("--only", multiple=True, type=CheckId(), help="Run only these checks, such as gpu or 'memory.thp-*'."),
-    click.option("--skip", multiple=True, type=CheckId(), help="Leave these checks out; the report says so."),
-    click.option("--require", multiple=True, type=CheckId(), help="These checks must pass, or the exit code is 3."),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one expectation."),
-    click.option(
+    "role": click.option(
+        "--role", metavar="ROLE", help="What the host is for: training (default), inference or latency."
+    ),
+    "only": click.option(
+        "--only", multiple=True, type=CheckId(), help="Run only these checks, such as gpu or 'memory.thp-*'."
+    ),
+    "skip": click.option("--skip", multiple=True, type=CheckId(), help="Leave these checks out; the report says so."),
+    "require": click.option(
+        "--require", multiple=True, type=CheckId(), help="These checks must pass, or the exit code is 3."
+    ),
+    "settings": click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one expectation."),
+    "fail_on": click.option(
         "--fail-on",
         type=click.Choice([str(level) for level in Severity]),
         default=Severity.MEDIUM.value,
         show_default=True,
         help="Count failures, and what is unknown, from this severity on.",
     ),
-)
+}
 
 
-def judging_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Judging`, as one argument `judging`."""
+def judging_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `Judging`, as one argument `judging`; those that are named, or all."""
+    chosen = names or tuple(_OPTIONS)
 
-    @wraps(function)
-    def packed(*args: Any, **values: Any) -> None:
-        own = {field.name: values.pop(field.name) for field in fields(Judging)}
-        function(*args, judging=Judging(**{**own, "fail_on": Severity(own["fail_on"])}), **values)
+    def give(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def packed(*args: Any, **values: Any) -> None:
+            own = {"only": (), "skip": (), **{name: values.pop(name) for name in chosen}}
+            if "fail_on" in own:
+                own["fail_on"] = Severity(own["fail_on"])
+            function(*args, judging=Judging(**own), **values)
 
-    for option in reversed(_OPTIONS):
-        packed = option(packed)
-    return packed
+        for name in reversed(chosen):
+            packed = _OPTIONS[name](packed)
+        return packed
+
+    return give

@@ -6,15 +6,19 @@ import json
 
 import click
 
-from hostcheck.cli.options import CheckId
-from hostcheck.registry import load_checks, select
+from hostcheck.cli.options import AnyId
+from hostcheck.registry import load_checks, load_tuners, select
 
 
 @click.command("list")
-@click.argument("patterns", nargs=-1, type=CheckId())
+@click.argument("patterns", nargs=-1, type=AnyId())
+@click.option("--tuners", is_flag=True, help="List what `hostcheck tune` can change.")
 @click.option("--format", "style", type=click.Choice(("text", "json")), default="text", help="Form of the output.")
-def command(patterns: tuple[str, ...], style: str) -> None:
+def command(patterns: tuple[str, ...], tuners: bool, style: str) -> None:
     """List the checks, or those that match PATTERNS, such as gpu or 'memory.thp-*'."""
+    if tuners:
+        _tuners(patterns, style)
+        return
     checks = load_checks()
     chosen = sorted(select(checks, patterns or ("*",)))
     if style == "json":
@@ -28,3 +32,18 @@ def command(patterns: tuple[str, ...], style: str) -> None:
     for id in chosen:
         click.echo(f"{id:{width}}  {checks[id].severity.value:8}  {checks[id].title}")
     click.echo(f"\n{len(chosen)} checks. `hostcheck explain ID` tells what one reads, what it expects, and why.")
+
+
+def _tuners(patterns: tuple[str, ...], style: str) -> None:
+    tuners = load_tuners()
+    chosen = sorted(select(tuners, patterns or ("*",), noun="tuner", listed="hostcheck list --tuners"))
+    if style == "json":
+        table = [
+            {"id": id, "title": tuners[id].title, "fixes": tuners[id].fixes, "rows": tuners[id].rows} for id in chosen
+        ]
+        click.echo(json.dumps(table, indent=2))
+        return
+    width = max(len(id) for id in chosen)
+    for id in chosen:
+        click.echo(f"{id:{width}}  {tuners[id].title}")
+    click.echo(f"\n{len(chosen)} tuners. `hostcheck tune` says what they would change here.")

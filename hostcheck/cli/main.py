@@ -14,11 +14,12 @@ from hostcheck.errors import HostcheckError
 
 COMMANDS = {
     "audit": "Judge this host, others over SSH, or a saved snapshot, against the checklist.",
+    "tune": "Plan changes that mend what the audit finds, make them, and take them back.",
     "fleet": "Show what a fleet answered, from its run directory.",
     "bench": "Measure this host, and hold each number against its physical limit.",
     "collect": "Take a snapshot of this host, to be judged later or elsewhere.",
-    "list": "List the checks.",
-    "explain": "Explain one check: what it reads, what it expects, and why.",
+    "list": "List the checks, or the tuners.",
+    "explain": "Explain one check or tuner: what it reads, what it expects, and why.",
     "coverage": "Show which rows of the checklist are answered, and by what.",
     "completion": "Print the completion script for a shell.",
 }
@@ -62,9 +63,10 @@ def cli() -> None:
     hostcheck audit -o report.html      the same as a page
     hostcheck audit 'gpu[01-64]'        many hosts, over SSH, with nothing installed on them
     hostcheck explain gpu.ecc-mode      why one check matters, and what it reads
+    hostcheck tune                      what could be mended here; changes nothing before `tune apply`
 
-    Exit codes: 0 no counted failure; 1 a failure; 2 bad usage or input; 3 no failure, but something could not be
-    determined.
+    Exit codes: 0 no counted failure; 1 a failure, or something to change; 2 bad usage or input; 3 no failure, but
+    something could not be determined; 4 a change was made and did not verify.
     """
 
 

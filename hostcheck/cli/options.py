@@ -27,6 +27,46 @@ class CheckId(click.ParamType):  # type: ignore[type-arg] # older releases of cl
         return [click.shell_completion.CompletionItem(id) for id in load_checks() if id.startswith(incomplete)]
 
 
+class TunerId(click.ParamType):  # type: ignore[type-arg] # as above
+    """The id of a tuner, of a check that one mends, or a pattern of such ids; completes from the register."""
+
+    name = "tuner"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from hostcheck.registry import load_tuners
+
+        tuners = load_tuners()
+        ids = sorted({*tuners, *(fix for tuner in tuners.values() for fix in tuner.fixes)})
+        return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
+
+
+class PlanOrTarget(click.ParamType):  # type: ignore[type-arg] # as above
+    """The file of a plan, or a host; completes files."""
+
+    name = "word"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        return [click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
+class AnyId(click.ParamType):  # type: ignore[type-arg] # as above
+    """The id of a check or of a tuner; completes from the register."""
+
+    name = "id"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from hostcheck.registry import load_checks, load_tuners
+
+        ids = sorted({*load_checks(), *load_tuners()})
+        return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
+
+
 def write(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file as a whole or not at all.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostcheck.errors import Maybe, NotApplicable, Unavailable, need
 from hostcheck.facts.base import Fact
@@ -143,6 +143,7 @@ class CpuTopology:
         smt_control: the kernel's switch, such as "on", "off", "forceoff", "notsupported".
         isolated: CPUs that the scheduler leaves alone (isolcpus).
         nohz_full: CPUs without a timer tick while one task runs.
+        siblings: CPU to those that share its core, itself among them; empty where sysfs does not show it.
     """
 
     online: frozenset[int]
@@ -154,6 +155,7 @@ class CpuTopology:
     smt_control: Maybe[str] = _UNSEEN
     isolated: Maybe[frozenset[int]] = _UNSEEN
     nohz_full: Maybe[frozenset[int]] = _UNSEEN
+    siblings: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -288,6 +290,7 @@ def parse_topology(cpu: Reading, cpuinfo: Reading) -> CpuTopology:
         smt_control=_word(cpu, f"{_CPU}/smt/control"),
         isolated=_cpus(cpu, "isolated"),
         nohz_full=_cpus(cpu, "nohz_full"),
+        siblings={cpu: core for text in set(siblings.values()) for core in [parse_cpu_list(text)] for cpu in core},
     )
 
 

@@ -28,6 +28,9 @@ _THROTTLE = f"{_CPU}/cpu*/thermal_throttle"
 FREQUENCY_PROBE = FileProbe(
     "cpu.frequency", (_BOOST, _NO_TURBO, *(f"{_POLICY}/{name}" for name in _POLICY_FIELDS)), limit=4096
 )
+_GOVERNORS = f"{_POLICY}/scaling_available_governors"
+_PREFERENCES = f"{_POLICY}/energy_performance_available_preferences"
+CHOICES_PROBE = FileProbe("cpu.frequency-choices", (_GOVERNORS, _PREFERENCES), limit=4096)
 IDLE_PROBE = FileProbe(
     "cpu.idle",
     (
@@ -51,6 +54,7 @@ class Policy:
 
     Attributes:
         id: number of its first CPU.
+        path: its folder in sysfs.
         cpus: those of its CPUs that are online.
         driver: such as "intel_pstate", "amd-pstate-epp", "acpi-cpufreq".
         governor: such as "performance" or "powersave".
@@ -60,6 +64,7 @@ class Policy:
     """
 
     id: int
+    path: str
     cpus: frozenset[int]
     driver: Maybe[str]
     governor: Maybe[str]
@@ -76,10 +81,29 @@ class Frequency:
     Attributes:
         policies: all with a CPU online; empty where the kernel has no control, as in most guests.
         boost: whether frequencies above the nominal one are allowed.
+        switch: path of the file that says so, with 1 for no where it is Intel's; empty where there is none.
     """
 
     policies: tuple[Policy, ...]
     boost: Maybe[bool]
+    switch: str = ""
+
+    @property
+    def is_intel(self) -> bool:
+        """Whether the switch is Intel's, which is the other way round."""
+        return self.switch == _NO_TURBO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the frequency drivers let one choose; empty where a policy does not say.
+
+    Attributes:
+        governors, preferences: folder of the policy to the words that it takes.
+    """
+
+    governors: Mapping[str, frozenset[str]]
+    preferences: Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +182,7 @@ def parse_frequency(reading: Reading) -> Frequency:
             policies.append(
                 Policy(
                     id=min(cpus),
+                    path=folder,
                     cpus=cpus,
                     driver=_word(own["scaling_driver"], "scaling_driver"),
                     governor=_word(own["scaling_governor"], "scaling_governor"),
@@ -167,11 +192,21 @@ def parse_frequency(reading: Reading) -> Frequency:
                     hardware_max_khz=_khz(own["cpuinfo_max_freq"]),
                 )
             )
-    boost = _boost(reading)
+    boost, switch = _boost(reading)
     # This driver shows its switch, off, also where a processor has nothing above its nominal frequency (GB10).
     if boost is False and any(policy.driver == "cppc_cpufreq" for policy in policies):
         boost = NotApplicable("cppc_cpufreq does not tell whether there is anything to boost to")
-    return Frequency(policies=tuple(sorted(policies, key=lambda policy: policy.id)), boost=boost)
+    return Frequency(policies=tuple(sorted(policies, key=lambda policy: policy.id)), boost=boost, switch=switch)
+
+
+def parse_choices(reading: Reading) -> Choices:
+    """Return the words that each policy takes; a policy whose CPUs are all offline is left out."""
+
+    def words(pattern: str) -> dict[str, frozenset[str]]:
+        texts = reading.glob(pattern, refused="leave-out")
+        return {path.rpartition("/")[0]: frozenset(text.split()) for path, text in texts.items()}
+
+    return Choices(governors=words(_GOVERNORS), preferences=words(_PREFERENCES))
 
 
 def parse_idle(reading: Reading) -> Idle:
@@ -243,16 +278,16 @@ def _khz(text: str | None) -> Maybe[int]:
         return missing
 
 
-def _boost(reading: Reading) -> Maybe[bool]:
-    """Return whether boost is allowed; Intel's driver has the switch the other way round."""
+def _boost(reading: Reading) -> tuple[Maybe[bool], str]:
+    """Return whether boost is allowed, and the file that says so; Intel's driver has it the other way round."""
     try:
         no_turbo, boost = reading.read(_NO_TURBO), reading.read(_BOOST)
     except Unavailable as missing:
-        return missing
-    for text, on in ((no_turbo, "0"), (boost, "1")):
+        return missing, ""
+    for path, text, on in ((_NO_TURBO, no_turbo, "0"), (_BOOST, boost, "1")):
         if text is not None and text.strip() in ("0", "1"):
-            return text.strip() == on
-    return NotApplicable("the frequency driver has no switch for boost")
+            return text.strip() == on, path
+    return NotApplicable("the frequency driver has no switch for boost"), ""
 
 
 def _latency_limit(reading: Reading) -> Maybe[int]:
@@ -278,5 +313,6 @@ def _counts(reading: Reading) -> dict[str, int]:
 
 
 FREQUENCY: Fact[Frequency] = Fact("cpu.frequency", parse_frequency, FREQUENCY_PROBE)
+CHOICES: Fact[Choices] = Fact("cpu.frequency-choices", parse_choices, CHOICES_PROBE)
 IDLE: Fact[Idle] = Fact("cpu.idle", parse_idle, IDLE_PROBE)
 THROTTLING: Fact[Throttling] = Fact("cpu.throttling", parse_throttling, THROTTLE_PROBE)

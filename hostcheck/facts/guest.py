@@ -85,12 +85,18 @@ _ROOT_MARKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line of mountinfo, as far as it tells a container from a host."""
+    """One line of mountinfo, as far as it tells a container from a host, and what can be written.
+
+    Attributes:
+        options: the source and the options of the file system.
+        flags: the options of this mount, such as "ro,nosuid".
+    """
 
     point: str
     root: str
     fstype: str
     options: str
+    flags: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +135,8 @@ def parse_mountinfo(text: str) -> tuple[Mount, ...]:
         left, dash, right = line.partition(" - ")
         words, after = left.split(), right.split()
         if dash and len(words) >= 6 and after:
-            mounts.append(Mount(point=words[4], root=words[3], fstype=after[0], options=" ".join(after[1:])))
+            options = " ".join(after[1:])
+            mounts.append(Mount(point=words[4], root=words[3], fstype=after[0], options=options, flags=words[5]))
     return tuple(mounts)
 
 

@@ -92,6 +92,21 @@ class Irq:
         return need(self.allowed) if isinstance(self.effective, NotApplicable) else need(self.effective)
 
     @property
+    def next_handlers(self) -> frozenset[int]:
+        """The CPU that handles the next one, where only one may; else those that handle it now.
+
+        Without interrupt remapping the kernel moves an interrupt only when it comes, so that one which is idle still
+        shows the CPU that it was on.
+
+        Raises:
+            NotApplicable: the kernel tells neither.
+            Unavailable: they could not be read.
+        """
+        if isinstance(self.allowed, frozenset) and len(self.allowed) == 1:
+            return self.allowed
+        return self.handlers
+
+    @property
     def is_used(self) -> bool:
         """Whether a driver has taken it and a CPU handles it.
 

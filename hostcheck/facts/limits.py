@@ -15,7 +15,7 @@ UNLIMITED = 2**64 - 1
 """RLIM_INFINITY of 64-bit kernels: compares above every finite limit."""
 
 # systemd looks into these in this order; a file in one hides that of the same name in a later one.
-_UNIT_DIRS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+UNIT_DIRS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 SERVICES = ("slurmd", "containerd", "docker", "kubelet")
 _CONF = "/etc/security/limits.conf"
 _CONF_D = "/etc/security/limits.d/*.conf"
@@ -25,7 +25,7 @@ _LOGIND_D = ("/usr/lib/systemd/logind.conf.d/*.conf", "/etc/systemd/logind.conf.
 
 
 def _unit_paths(service: str) -> Iterator[str]:
-    for folder in _UNIT_DIRS:
+    for folder in UNIT_DIRS:
         yield f"{folder}/{service}.service"
         yield f"{folder}/{service}.service.d/*.conf"
 
@@ -191,6 +191,15 @@ def _amount(text: str) -> int:
     return int(found[1]) * factor
 
 
+def limits_files(reading: Reading) -> dict[str, str]:
+    """Return what pam_limits reads: path to text, in its order, in which later lines win.
+
+    Raises:
+        Unavailable: one of the files could not be read.
+    """
+    return {_CONF: reading.read(_CONF) or "", **reading.glob(_CONF_D)}
+
+
 def read_limits(reading: Reading) -> Sequence[Limits]:
     """Return the limits of the session, then of whatever else hands some out on this host.
 
@@ -226,7 +235,7 @@ def _login(reading: Reading) -> Limits | None:
     """Return what limits.conf gives to everybody ("*"), if it says anything; later files win."""
     values: dict[str, Maybe[Limit]] = {item: NotApplicable(f"limits.conf sets no {item} for all") for item in _ITEMS}
     try:
-        texts = [reading.read(_CONF) or "", *reading.glob(_CONF_D).values()]
+        texts = limits_files(reading).values()
     except Unavailable as missing:
         values = dict.fromkeys(_ITEMS, missing)
         return Limits(subject="login", place="/etc/security/limits.d", heirs="login sessions", **values)
@@ -246,12 +255,12 @@ def _service(reading: Reading, service: str) -> Limits | None:
     """Return the limits that a service's unit and its drop-ins set, or None if there is no such unit."""
     place = f"/etc/systemd/system/{service}.service.d"
     try:
-        units = [reading.read(f"{folder}/{service}.service") for folder in _UNIT_DIRS]
+        units = [reading.read(f"{folder}/{service}.service") for folder in UNIT_DIRS]
         unit = next((text for text in units if text), None)
         if unit is None:
             return None
         dropins: dict[str, str] = {}
-        for folder in reversed(_UNIT_DIRS):
+        for folder in reversed(UNIT_DIRS):
             found = reading.glob(f"{folder}/{service}.service.d/*.conf")
             dropins.update({path.rpartition("/")[2]: text for path, text in found.items()})
         manager = [reading.read(_MANAGER) or "", *reading.glob(_MANAGER_D).values()]

@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from hostcheck.errors import HostcheckError
-from hostcheck.fleet.store import Store
 from hostcheck.fleet.targets import Target
 from hostcheck.render.safe import clip, safe
 from hostcheck.transport.base import Answer, Reach, Transport
@@ -57,17 +56,27 @@ class Tally:
 
 
 Progress: TypeAlias = Callable[[Tally], None]
+Program: TypeAlias = bytes | Callable[[Target], bytes]
+"""The same program for all hosts, or what gives each its own."""
+
+
+class Files(Protocol):
+    """Where answers go, such as `hostcheck.fleet.store.Store`."""
+
+    def put(self, name: str, answer: Answer) -> Answer:
+        """File a host's answer, and return it as it was filed."""
+        ...
 
 
 def fan_out(
     targets: Sequence[Target],
     make: Callable[[Target], Transport],
-    program: bytes,
+    program: Program,
     *,
     parallel: int,
     seconds: float,
     most: int,
-    store: Store,
+    store: Files,
     progress: Progress | None = None,
 ) -> None:
     """Run a program on many hosts and file each answer as it comes. No host delays or changes another's answer.
@@ -119,11 +128,11 @@ class _Fan:
         self,
         targets: Sequence[Target],
         make: Callable[[Target], Transport],
-        program: bytes,
+        program: Program,
         parallel: int,
         seconds: float,
         most: int,
-        store: Store,
+        store: Files,
         progress: Progress | None,
     ) -> None:
         self.total = len(targets)
@@ -177,7 +186,8 @@ class _Fan:
         """Ask one host, in its own thread. Whatever happens, there is an answer."""
         try:
             attempt.transport = self.make(attempt.target)
-            answer = attempt.transport.run(self.program, seconds=self.seconds, most=self.most)
+            program = self.program if isinstance(self.program, bytes) else self.program(attempt.target)
+            answer = attempt.transport.run(program, seconds=self.seconds, most=self.most)
             if len(answer.out) > self.most:
                 answer = replace(answer, reach=Reach.TOO_MUCH, out=b"", why=f"it sent more than {self.most:,} bytes")
         except HostcheckError as problem:

@@ -9,6 +9,7 @@ from hostcheck.render import fleet_group as group
 from hostcheck.render import fleet_words as words
 from hostcheck.render.fleet_hosts import hosts_line
 from hostcheck.render.fold import fold_line
+from hostcheck.render.group import tunable
 from hostcheck.render.page import SEVERITY_STYLE, Page, page_width, wants_ascii, wants_color
 from hostcheck.render.words import many, provenance, threshold, when, why
 
@@ -265,9 +266,11 @@ def _summary(page: Page, fleet: FleetRun, verbose: bool) -> None:
         page.pair(words.standing_word(each), words.hosts_word(each.hosts), width=column)
     page.blank()
     id = next((issue.result.id for issue in group.fleet_issues(fleet)), "")
+    ids = {id for run in fleet.runs.values() for id in tunable(run)}
     hints = {
         f"hostcheck explain {id}": "what a check is for" if id else "",
         "-v": "" if verbose else "each host, and every line",
+        "hostcheck tune plan TARGETS": f"{len(ids)} of these can be mended: it shows how" if ids else "",
     }
     column = max((len(command) for command, what in hints.items() if what), default=0) + 2
     for command, what in hints.items():

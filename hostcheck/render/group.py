@@ -191,6 +191,12 @@ def actions(run: Run) -> tuple[Action, ...]:
     )
 
 
+def tunable(run: Run) -> list[str]:
+    """Return the ids of the failing checks that `hostcheck tune` can mend."""
+    found = {issue.result.id for action in actions(run) for issue in action.issues if action.actor is Actor.TUNE}
+    return sorted(found)
+
+
 def notes(run: Run) -> tuple[Issue, ...]:
     """Return the failures that are worth a word and nothing more."""
     found = []

@@ -215,12 +215,14 @@ def _rest(page: Page, run: Run) -> None:
 def _summary(page: Page, run: Run, verbose: bool) -> None:
     verdict = words.verdict(run)
     _heading(page, "Summary", words.tally(group.counts(run)) or "no checks")
+    ids = group.tunable(run)
     failing = next((issue.result.id for action in group.actions(run) for issue in action.issues), "")
     id = failing or next((check.id for cause in group.causes(run) for check in cause.checks), "")
     hints = {
         f"hostcheck explain {id}": "what a check is for" if id else "",
         "-v": "" if verbose else "everything that was judged",
         "-o report.html": "a page to hand on",
+        "hostcheck tune": f"{len(ids)} of these can be mended: it shows how, and changes nothing" if ids else "",
     }
     column = max(len(command) for command, what in hints.items() if what) + 2
     for command, what in hints.items():

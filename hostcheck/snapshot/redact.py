@@ -32,6 +32,7 @@ DAEMONS = re.compile(
 _GPU_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.I)
 _UUID = re.compile(r"(?<![-\w])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.I)
 _MAC = re.compile(r"(?<![\w:.])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])", re.I)
+_NAMED_BY_MAC = re.compile(r"(?<!\w)enx[0-9a-f]{12}(?!\w)")
 _GUID = re.compile(r"(?<![\w:])0x[0-9a-f]{16}\b|(?<![\w:])(?:[0-9a-f]{4}:){3}[0-9a-f]{4}(?![\w:])", re.I)
 _IPV4 = re.compile(r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?[1-9]?\d)(?![\w.-])")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9a-f]{0,4}:[0-9a-f:.]*:[0-9a-f]{0,4}(?![\w:])", re.I)
@@ -61,12 +62,16 @@ def redact(snapshot: Snapshot) -> Snapshot:
 
 
 def _reading(reading: Reading, mask: _Masks) -> Reading:
+    out = reading.out
+    if reading.probe == "kernel.grubby":
+        text = out.decode("utf-8", "surrogateescape")
+        out = "".join(_boot_line(line) for line in text.splitlines(keepends=True)).encode("utf-8", "surrogateescape")
     if reading.probe == "bench.results":
-        reading = replace(reading, out=_HOLDER.sub(b"a process", reading.out))
+        out = _HOLDER.sub(b"a process", out)
     return replace(
         reading,
         note=mask.text(reading.note),
-        out=mask.bytes(reading.out),
+        out=mask.bytes(out),
         err=mask.bytes(reading.err),
         files={_path(path, mask): _file(path, state, mask) for path, state in reading.files.items()},
         entries=_entries(reading.entries, mask),
@@ -78,13 +83,17 @@ def _file(path: str, state: FileState, mask: _Masks) -> FileState:
     text = state.data.decode("utf-8", "surrogateescape")
     if path == "/proc/cmdline":
         text = kernel_command_line(text)
+    elif path == "/etc/machine-id":
+        text = "masked\n"
     elif path.endswith("/comm") and not DAEMONS.match(text):
         text = f"program-{mask.number('comm', text.strip())}\n"
     elif path.endswith(("/mountinfo", "/mounts")):
         text = "".join(_mount(line, mask) for line in text.splitlines(keepends=True))
     elif path.endswith("/cgroup"):
         text = re.sub(r"[^/\n]+(?=/|$)", lambda found: _cgroup(found[0], mask), text, flags=re.M)
-    elif path.endswith((".conf", ".service")):
+    elif path.startswith("/etc/default/grub"):
+        text = "".join(_boot_line(line) for line in text.splitlines(keepends=True))
+    elif path.endswith((".conf", ".service", ".rules", ".swap")):
         text = "".join(_setting(line) for line in text.splitlines(keepends=True))
     return replace(state, data=mask.text(text).encode("utf-8", "surrogateescape"), why=mask.text(state.why))
 
@@ -109,7 +118,11 @@ _SETTING = re.compile(
 )
 
 
+_SWAP_BY = re.compile(r"(by\\x2d\w+-)([^/]+)(?=\.swap$)")
+
+
 def _path(path: str, mask: _Masks) -> str:
+    path = _SWAP_BY.sub(lambda found: f"{found[1]}masked{mask.number('swap', found[2])}", path)
     folder, _, name = path.partition("/sys/fs/cgroup/")[2].rpartition("/")
     if not folder:
         return mask.text(path)
@@ -136,6 +149,21 @@ def _setting(line: str) -> str:
     """Keep sections, limits and comments of a configuration file; of other settings only the name."""
     if _SETTING.match(line):
         return line
+    name, equals, _ = line.partition("=")
+    return f"{name}=masked\n" if equals else "masked\n"
+
+
+_BOOT_LINE = re.compile(r"""((?:GRUB_CMDLINE_LINUX\w*\+?|args)=)(["']?)([^"']*)(["']?)$""")
+
+
+def _boot_line(line: str) -> str:
+    """Keep what the boot loader gives the kernel, as of a kernel command line; of other settings only the name."""
+    found = _BOOT_LINE.match(line.rstrip("\n"))
+    if found:
+        words = (word if word.startswith("$") else kernel_command_line(word) for word in found[3].split())
+        return f"{found[1]}{found[2]}{' '.join(words)}{found[4]}\n"
+    if not line.strip() or line.lstrip().startswith("#"):
+        return "\n"
     name, equals, _ = line.partition("=")
     return f"{name}=masked\n" if equals else "masked\n"
 
@@ -176,6 +204,7 @@ class _Masks:
             (_GPU_UUID, lambda found: f"{found[1]}-{self._uuid(found[0])}"),
             (_UUID, lambda found: self._uuid(found[0])),
             (_MAC, lambda found: "02:00:00:00:{:02x}:{:02x}".format(*divmod(self.number("mac", found[0]), 256))),
+            (_NAMED_BY_MAC, lambda found: f"enx{self.number('mac', found[0]):012x}"),
             (_GUID, lambda found: self._like("guid", found[0])),
             (_LONG_ID, lambda found: self._like("pdi", found[0])),
             (_IPV6, self._ipv6),

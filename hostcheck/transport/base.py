@@ -29,6 +29,8 @@ class Answer:
     Attributes:
         reach: how it ended.
         out: what the program printed, at most as much as was allowed.
+        partial: what it had printed where it did not end well: nothing to judge, but a program that alters something
+            tells how far it came.
         why: one line for people, where it did not end well: what was tried, and what to do.
         seconds: from the first attempt to the end.
         attempts: how often a connection was tried.
@@ -37,6 +39,7 @@ class Answer:
 
     reach: Reach
     out: bytes = b""
+    partial: bytes = b""
     why: str = ""
     seconds: float = 0.0
     attempts: int = 1

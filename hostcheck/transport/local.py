@@ -59,6 +59,7 @@ class LocalTransport:
         return Answer(
             reach=reach,
             out=stream.out if reach is Reach.OK else b"",
+            partial=b"" if reach is Reach.OK else stream.out,
             why=why,
             seconds=time.monotonic() - begun,
             sent=sent,

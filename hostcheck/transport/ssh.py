@@ -82,6 +82,7 @@ class SshTransport:
         return Answer(
             reach=reach,
             out=session.stream.out if reach is Reach.OK else b"",
+            partial=b"" if reach is Reach.OK else session.stream.out,
             why=why,
             seconds=time.monotonic() - begun,
             attempts=attempts,

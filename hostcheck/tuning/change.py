@@ -15,8 +15,8 @@ class Kind(StrEnum):
         before and after are the chosen word.
     FILE: a whole drop-in file of our own. `target` is its path; before and after are its contents, None where it is not
         there.
-    UNIT: a systemd unit. `target` is its name; before and after are "enabled" or "disabled", a space, and "active" or
-        "inactive".
+    UNIT: a systemd unit. `target` is its name; before and after are "enabled" or "disabled" ("static" for one that only
+        others start), a space, and "active" or "inactive".
     KERNEL_ARG: an argument of the kernel's command line. `target` is "grub" or "grubby", a space, and its name; before
         and after are its value, "" for a bare word, None where it is not given.
     GPU: a setting made by nvidia-smi. `target` is the GPU's UUID, a space and the setting: power-limit (W), ecc, mig,
@@ -132,6 +132,23 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unplanned:
+    """A tuner that could not say whether there is something to change, and why: ignorance, never "nothing to do".
+
+    Attributes:
+        tuner: its id; empty where nothing could be planned for this host at all.
+        why: one line.
+        cause: the probe that is the reason, where it is one.
+        bug: it is ours: the traceback of an exception that no user can cause.
+    """
+
+    tuner: str
+    why: str
+    cause: str = ""
+    bug: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """An ordered list of changes for one host, and what was left out of it.
 
@@ -151,4 +168,5 @@ class Plan:
     role: str
     changes: tuple[Change, ...]
     refusals: tuple[Refusal, ...] = ()
+    unplanned: tuple[Unplanned, ...] = ()
     schema: int = SCHEMA

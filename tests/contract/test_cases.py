@@ -7,7 +7,7 @@ import pytest
 from hostcheck.audit import all_checks
 from hostcheck.checklist import Checklist
 from hostcheck.coverage import read_proven
-from hostcheck.registry import load_checks
+from hostcheck.registry import load_checks, load_tuners
 from support import CASES, Case, cases, host
 
 CHECKS = all_checks(Checklist())
@@ -82,5 +82,7 @@ def proven() -> dict[str, frozenset[str]]:
 
 
 def test_tables_are_named_after_subsystems() -> None:
+    known = {check.subsystem for check in load_checks().values()} | {"irq"}
+    known |= {tuner.subsystem for tuner in load_tuners().values()}
     for path in CASES.glob("*.toml"):
-        assert path.stem.split("-")[0] in {check.subsystem for check in load_checks().values()} | {"irq"}, path.name
+        assert path.stem.split("-")[0] in known, path.name

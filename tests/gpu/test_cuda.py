@@ -8,9 +8,9 @@ import time
 from ctypes import c_uint32
 from pathlib import Path
 
-import bench_lab
 import pytest
 
+import bench_lab
 from hostcheck.bench.cuda import CudaError, Device, Graph
 from hostcheck.bench.model import Level, Sampled
 from hostcheck.microbench import copies, hbm, l2, launch, pattern, peers

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-import bench_lab
 import pytest
 
+import bench_lab
 from hostcheck.bench.cuda import Device
 from hostcheck.bench.model import Level
 from hostcheck.microbench import sm_sweep, tensor_chain, tensor_operands, tensor_pipe

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from bench_lab import StandInLab
 
+from bench_lab import StandInLab
 from hostcheck.bench import cuda, kernels
 from hostcheck.bench.hostmem import HostMemory
 from hostcheck.bench.lab import BenchGpu

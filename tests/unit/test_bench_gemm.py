@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torchlab
-from bench_lab import StandInLab
 
+from bench_lab import StandInLab
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Conditions, Level, Measurement, Sampled, Session
 from hostcheck.errors import NotApplicable

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench_lab import StandInLab
 
+from bench_lab import StandInLab
 from hostcheck.bench.model import Level, Sampled
 from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
 from hostcheck.microbench import gds, host_memory, jitter, storage

@@ -129,6 +129,8 @@ def test_configuration_keeps_limits_and_loses_secrets() -> None:
     assert masked_file("/etc/systemd/system/slurmd.service.d/x.conf", text) == (
         "[Service]\nLimitMEMLOCK=infinity\nEnvironment=masked\nExecStart=masked\n"
     )
+    rule = 'ACTION=="add", RUN+="/opt/site/notify --token abc"\n# kept\n'
+    assert masked_file("/etc/udev/rules.d/50-site.rules", rule) == "ACTION=masked\n# kept\n"
 
 
 def test_what_the_kernel_tells_of_init_goes() -> None:
@@ -159,3 +161,41 @@ def test_control_groups_in_paths_are_masked_like_their_names() -> None:
     )
     clean = redact(Snapshot(Manifest(1, "t", "sh", 0, 0, "node-1", 0), {"a.b": reading})).readings["a.b"]
     assert list(clean.files) == ["/sys/fs/cgroup/system.slice/group-1/cpu.max"]
+
+
+def test_the_boot_loader_keeps_how_the_host_is_tuned() -> None:
+    text = (
+        "# made by the site\n"
+        'GRUB_CMDLINE_LINUX="iommu=pt root=UUID=18e645be-0000-4000-8000-000000000000 ks=http://deploy/x"\n'
+        "GRUB_CMDLINE_LINUX_DEFAULT='$GRUB_CMDLINE_LINUX_DEFAULT quiet'\n"
+        'GRUB_PASSWORD="hunter2"\n'
+    )
+    assert masked_file("/etc/default/grub", text) == (
+        "\n"
+        'GRUB_CMDLINE_LINUX="iommu=pt masked masked"\n'
+        "GRUB_CMDLINE_LINUX_DEFAULT='$GRUB_CMDLINE_LINUX_DEFAULT quiet'\n"
+        "GRUB_PASSWORD=masked\n"
+    )
+    told = 'index=0\nargs="ro iommu=pt rd.lvm.lv=site/root $tuned_params"\nid="0123456789abcdef0123456789abcdef-5.14"\n'
+    reading = Reading("kernel.grubby", Ending.OK, out=told.encode())
+    clean = redact(Snapshot(Manifest(1, "t", "sh", 0, 0, "node-1", 0), {"kernel.grubby": reading}))
+    assert clean.readings["kernel.grubby"].out.decode() == (
+        'index=masked\nargs="ro iommu=pt masked $tuned_params"\nid=masked\n'
+    )
+
+
+def test_mounted_disks_keep_their_kind() -> None:
+    text = "/dev/mapper/site-root / ext4 rw,relatime 0 0\nfiler:/secret /projects/secret nfs4 rw,addr=10.1.2.3 0 0\n"
+    clean = masked_file("/proc/self/mounts", text)
+    assert clean == "/masked-1 / ext4 rw,relatime 0 0\n/masked-2 /masked-3 nfs4 rw,addr=192.0.2.2 0 0\n"
+
+
+def test_names_that_hold_an_identity_are_masked() -> None:
+    path = r"/run/systemd/generator/dev-disk-by\x2duuid-18e645be\x2d0000\x2d4000.swap"
+    files = {path: FileState(Ending.OK, b"[Swap]\nWhat=/dev/disk/by-label/SITE\n")}
+    reading = Reading("a.b", Ending.OK, asked=("/run/systemd/generator/*.swap",), files=files)
+    clean = redact(Snapshot(Manifest(1, "t", "sh", 0, 0, "node-1", 0), {"a.b": reading})).readings["a.b"]
+    assert {path: state.data for path, state in clean.files.items()} == {
+        r"/run/systemd/generator/dev-disk-by\x2duuid-masked1.swap": b"[Swap]\nWhat=masked\n"
+    }
+    assert masked("enx0c42a1000001 is up") == "enx000000000001 is up"

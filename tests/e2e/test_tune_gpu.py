@@ -1,0 +1,224 @@
+"""GPU settings from the plan to the program and back, against the stand-in for nvidia-smi; units by systemd itself.
+
+No real GPU is ever set. The host is a folder, and nvidia-smi, systemctl and modprobe are stand-ins that keep what they
+are told.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hostcheck.checklist import Checklist, read_setting
+from hostcheck.facts.dropins import OWN_PROBE, OWN_UNITS_PROBE
+from hostcheck.facts.identity import IDENTITY_PROBE
+from hostcheck.facts.owners import FILES_PROBE
+from hostcheck.registry import load_tuners
+from hostcheck.snapshot.local import collect
+from hostcheck.snapshot.reading import Ending, Entry, Reading, Snapshot
+from hostcheck.tuning.change import Kind, Plan
+from hostcheck.tuning.journal import End, StepState
+from hostcheck.tuning.plan import Selection, make_plan, to_do
+from hostcheck.tuning.program import apply_program, rollback_program
+from smistand import Stand
+from support import host as recorded
+from tunelab import BOOT, SHELLS, Host, made_up
+
+SITE = (
+    "gpu.power-limit=90",
+    'gpu.compute-mode="Exclusive_Process"',
+    "gpu.clock-lock=1410",
+    "gpu.clock-lock.memory=2619",
+    "gpu.mig-policy=true",
+)
+NAMES = ("gpu.power-limit", "gpu.compute-mode", "gpu.clock-lock", "gpu.mig-policy", "gpu.ecc-mode", "gpu.persistence",
+         "gpu.mps", "process.memlock", "gds.module")  # fmt: skip
+UNITS = (
+    "nvidia-persistenced hostcheck-gpu-power-limit hostcheck-gpu-compute-mode hostcheck-gpu-clock-lock hostcheck-mps"
+)
+
+
+def prepared(
+    folder: Path, command: tuple[str, ...] = ("dash",), gpus: int = 2, *, persistent: bool = True
+) -> tuple[Host, Stand]:
+    """Return a made-up host with GPUs, which nvidia-persistenced keeps ready or not."""
+    host = made_up(folder, command)
+    stand = Stand(folder / "gpu", gpus=gpus)
+    (host.bin / "nvidia-smi").unlink()
+    (host.bin / "nvidia-smi").symlink_to(stand.folder / "nvidia-smi")
+    for unit in UNITS.split():
+        host.put(f"/units/{unit}.service", "disabled inactive\n")
+    if persistent:
+        host.put("/units/nvidia-persistenced.service", "enabled active\n")
+    return host, stand
+
+
+def seen(host: Host, stand: Stand) -> Snapshot:
+    """Return a snapshot of the made-up host: what it lacks is as on a recorded guest with GPUs."""
+    base = {**recorded("bare").readings, **recorded("h200x2").readings}
+    base.pop("gpu.nvml")
+    here = collect([OWN_PROBE, OWN_UNITS_PROBE, FILES_PROBE, IDENTITY_PROBE], root=str(host.root))
+    report = subprocess.run([stand.folder / "nvidia-smi", "-q", "-x"], capture_output=True, check=True).stdout
+    states = {unit: host.get(f"/units/{unit}.service").split() for unit in UNITS.split()}
+    enabled, active = states["nvidia-persistenced"]
+    told = (
+        f"Id=nvidia-persistenced.service\nLoadState=loaded\nActiveState={active}\nUnitFileState={enabled}\n"
+        "ExecStart={ argv[]=/usr/bin/nvidia-persistenced --verbose ; }\n\n"
+        "Id=nvidia-fabricmanager.service\nLoadState=not-found\nActiveState=inactive\n"
+    )
+    names = base["process.names"]
+    if active == "active":
+        # The daemon would have done so.
+        report = report.replace(b"<persistence_mode>Disabled", b"<persistence_mode>Enabled")
+        comm = replace(next(iter(names.files.values())), data=b"nvidia-persiste\n")
+        names = replace(names, files={**names.files, "/proc/4711/comm": comm})
+    wants = [unit for unit, (word, _) in states.items() if word == "enabled" and unit.startswith("hostcheck-")]
+    links = {f"/etc/systemd/system/multi-user.target.wants/{unit}.service": Entry("l") for unit in wants}
+    readings = {
+        **base,
+        **here.readings,
+        "gpu.smi": Reading("gpu.smi", Ending.OK, 0, out=report),
+        "software.units": Reading("software.units", Ending.OK, 0, out=told.encode()),
+        "process.names": names,
+        OWN_UNITS_PROBE.id: replace(here.readings[OWN_UNITS_PROBE.id], entries=links),
+    }
+    return Snapshot(replace(recorded("h200x2").manifest, redacted=False), readings)
+
+
+def planned(host: Host, stand: Stand, *settings: str, only: tuple[str, ...] = NAMES) -> Plan:
+    """Return what is to be done on the made-up host."""
+    load_tuners()
+    checklist = Checklist(layers=tuple(read_setting(setting) for setting in settings))
+    return replace(make_plan(seen(host, stand), checklist, Selection(only=only)), boot=BOOT)
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_settings_of_gpus_there_and_back(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path, command, persistent=False)
+    files, gpus = host.state(), stand.gpus
+    first = planned(host, stand, only=("gpu.persistence",))
+    assert host.run(apply_program(first)).outcome.end is End.COMMITTED
+    plan = planned(host, stand, *SITE)
+    kinds = {change.kind for change in plan.changes}
+    assert kinds == {Kind.GPU, Kind.FILE, Kind.UNIT}, plan
+    assert not plan.refusals
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.COMMITTED, (done.outcome, done.err)
+    assert {step.state for step in done.outcome.steps.values()} == {StepState.APPLIED}
+    for gpu in stand.gpus:
+        assert gpu["power.limit"] == 630.0
+        assert gpu["compute_mode"] == "Exclusive_Process"
+        assert (gpu["sm-clock-lock"], gpu["memory-clock-lock"]) == ("1410,1410", "2619,2619")
+        assert (gpu["mig.mode.current"], gpu["mig.mode.pending"]) == ("Disabled", "Enabled")
+    assert host.get("/units/nvidia-persistenced.service") == "enabled active\n"
+    assert not any("reset" in line for line in stand.sets)
+    again = planned(host, stand, *SITE)
+    assert not to_do(again), again.changes
+
+    # What the units do after a boot: the same settings, on GPUs that have forgotten theirs.
+    wanted = stand.gpus
+    for index, gpu in enumerate(gpus):
+        stand.change(index, {**gpu, "mig.mode.pending": "Enabled"})
+    for script in sorted((host.root / "etc/hostcheck/tune.d").iterdir()):
+        subprocess.run(["sh", script], env={**os.environ, "PATH": stand.path}, check=True, capture_output=True)
+    assert stand.gpus == wanted
+
+    for _ in range(2):
+        back = host.run(rollback_program())
+        assert back.outcome.end is End.ROLLED_BACK, (back.outcome, back.err)
+    assert stand.gpus == gpus
+    assert host.state() == files
+
+
+def test_a_value_that_is_not_taken_is_no_success(tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path)
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    stand.fault("-pl", "ignored")
+    gpus = stand.gpus
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.ROLLED_BACK, done.outcome
+    assert stand.gpus == gpus
+    assert not (host.root / "etc/hostcheck").exists() or not list((host.root / "etc/hostcheck").rglob("*.sh"))
+
+
+def test_a_refusal_of_the_second_gpu_takes_the_first_back(tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path)
+    gpus = stand.gpus
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    stand.change(1, {"power.min_limit": 650.0})
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.ROLLED_BACK, done.outcome
+    assert [gpu["power.limit"] for gpu in stand.gpus] == [gpu["power.limit"] for gpu in gpus]
+
+
+def test_somebody_who_set_another_limit_in_between_is_not_overwritten(tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path)
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    stand.change(0, {"power.limit": 555.0})
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.REFUSED, done.outcome
+    assert [gpu["power.limit"] for gpu in stand.gpus] == [555.0, 700.0]
+    assert stand.sets == []
+
+
+def test_rollback_leaves_alone_what_somebody_set_since(tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path)
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    assert host.run(apply_program(plan)).outcome.end is End.COMMITTED
+    stand.change(1, {"power.limit": 500.0})
+    host.run(rollback_program())
+    assert [gpu["power.limit"] for gpu in stand.gpus] == [700.0, 500.0]
+
+
+def test_a_gpu_that_hangs_the_tool_does_not_hang_for_ever(tmp_path: Path) -> None:
+    """The plan is made of a snapshot, whose probe of nvidia-smi has its own limit: nothing is planned without it."""
+    host, stand = prepared(tmp_path)
+    load_tuners()
+    snapshot = seen(host, stand).without(["gpu.smi"])
+    checklist = Checklist(layers=(read_setting("gpu.power-limit=90"),))
+    plan = make_plan(snapshot, checklist, Selection(only=("gpu.power-limit",)))
+    assert not plan.changes
+    assert plan.unplanned
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_every_unit_and_drop_in(tmp_path: Path) -> None:
+    """Real part: systemd's own reader, over the files that plans of all case tables would write."""
+    from support import plan_cases
+
+    units = tmp_path / "units"
+    names: set[str] = set()
+    for case in plan_cases():
+        for change in case.plan().changes:
+            folder, _, name = change.target.rpartition("/")
+            if change.kind is Kind.FILE and change.after and folder.startswith("/etc/systemd/system"):
+                if "/system/hostcheck-" not in change.target and ".service.d" not in folder:
+                    continue
+                target = units / folder.removeprefix("/etc/systemd/system").strip("/") / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(change.after)
+                names.add(target.parent.name.removesuffix(".d") if ".d" in target.parent.name else name)
+    assert {"hostcheck-mps.service", "hostcheck-gpu-power-limit.service", "slurmd.service"} <= names
+    for name in names:
+        if not (units / name).exists():
+            (units / name).write_text("[Service]\nExecStart=/bin/true\n")
+        text = (units / name).read_text()
+        # What is not installed here would be all that systemd complains of.
+        (units / name).write_text(text.replace("/usr/bin/nvidia-cuda-mps-control", "/bin/true"))
+    drop_in = units / "nvidia-persistenced.service.d/90-hostcheck-persistence.conf"
+    drop_in.write_text(drop_in.read_text().replace("/usr/bin/nvidia-persistenced", "/bin/true"))
+    for name in sorted(names):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(units / name)],
+            env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        complaints = [line for line in done.stderr.splitlines() if "hostcheck" in line or name in line]
+        assert not complaints, done.stderr

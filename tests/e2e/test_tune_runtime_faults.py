@@ -1,0 +1,891 @@
+"""What can go wrong while a host is changed: it is said in a line, and the host is as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hostcheck.tuning.change import Kind, Plan, Reload
+from hostcheck.tuning.journal import End, Ending, StepState, read_history
+from hostcheck.tuning.program import (
+    apply_program,
+    confirm_program,
+    history_program,
+    recover_program,
+    rollback_program,
+)
+from tunelab import (
+    CHECKPOINT,
+    HEADER,
+    SHELLS,
+    STATE,
+    Host,
+    Ran,
+    change,
+    every_kind,
+    file,
+    inside,
+    made_up,
+    plan,
+    real,
+    write,
+)
+
+shells = pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+SWAPPINESS = "/proc/sys/vm/swappiness"
+OLD, GONE = "/etc/sysctl.d/90-hostcheck-old.conf", "/etc/sysctl.d/90-hostcheck-gone.conf"
+SMALL = plan(
+    write(SWAPPINESS, "60", "10"),
+    file(OLD, f"{HEADER}vm.swappiness = 60\n", f"{HEADER}vm.swappiness = 10\n"),
+    file("/etc/sysctl.d/new/90-hostcheck-x.conf", None, f"{HEADER}x\n"),
+)
+
+
+@pytest.fixture(params=SHELLS, ids=" ".join)
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
+    return made_up(tmp_path, request.param)
+
+
+@pytest.fixture
+def dash(tmp_path: Path) -> Host:
+    return made_up(tmp_path, ["dash"])
+
+
+def meddling(program: str, at: str, line: str) -> str:
+    """Return the program with somebody who runs a line of sh at a checkpoint, once."""
+    assert program.count(CHECKPOINT) == 1
+    return program.replace(CHECKPOINT, f'done=\ncheckpoint() {{ [ "$done$1" != {at} ] || {{ done=yes; {line}\n}}; }}')
+
+
+def meddled(host: Host, program: str, at: str, line: str) -> Ran:
+    return host.run(meddling(program, at, line))
+
+
+# --- killed ---
+
+
+@shells
+def test_killed_while_it_takes_back(command: Sequence[str], tmp_path: Path) -> None:
+    """`recover` and `rollback` may themselves be killed, at any moment, and the next `recover` ends it."""
+    host = made_up(tmp_path, command)
+    before = host.state()
+    assert host.run(apply_program(SMALL)).outcome.end is End.COMMITTED
+    for moment in range(1, 100):
+        killed = host.run(rollback_program(), kill_at=moment)
+        if killed.code == 0:
+            break
+        for again in range(1, 100):
+            if host.run(recover_program(), kill_at=again).code == 0:
+                break
+        ended = read_history(host.run(history_program()).out)[-1].end
+        if moment == 1:  # before it had said that it takes back
+            assert ended is End.COMMITTED
+            continue
+        assert (ended, host.state()) == (End.ROLLED_BACK, before), moment
+        assert host.run(apply_program(SMALL)).outcome.end is End.COMMITTED
+    assert moment > 8
+    assert host.state() == before
+
+
+@shells
+def test_killed_with_all_its_children_at_any_time(command: Sequence[str], tmp_path: Path) -> None:
+    _killed_at_any_time(made_up(tmp_path, command), SMALL)
+
+
+def test_killed_with_all_its_children_at_any_time_on_real_settings(tmp_path: Path) -> None:
+    with real(tmp_path, ["dash"]) as host:
+        _killed_at_any_time(host, host.plan())
+
+
+def _killed_at_any_time(host: Host, wanted: Plan) -> None:
+    before = host.state()
+    started = time.monotonic()
+    host.run(apply_program(wanted))
+    longest = (time.monotonic() - started) * 1.2
+    host.run(rollback_program())
+    chance = random.Random(7)
+    caught = 0
+    for _ in range(25):
+        when = chance.uniform(0.01, longest)
+        program = apply_program(wanted).replace(
+            CHECKPOINT, f"{CHECKPOINT}\n(sleep {when:.3f}; exec env kill -KILL -- -$$) >/dev/null 2>&1 </dev/null &"
+        )
+        ran = host.run(program)
+        caught += ran.code != 0
+        assert host.run(recover_program()).code == 0
+        if _last_end(host) is End.COMMITTED:  # whether it could still say so or not
+            assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+        assert host.state() == before, (when, ran)
+    assert caught > 3
+
+
+def test_cut_short_while_it_is_sent(host: Host) -> None:
+    program = apply_program(SMALL)
+    before = host.state()
+    for length in [*range(0, len(program) - 400, len(program) // 20), *range(len(program) - 400, len(program) - 30, 9)]:
+        ran = host.run(program[:length])
+        assert b"begin" not in ran.out, program[length - 30 : length]
+        assert host.state() == before
+
+
+@shells
+def test_the_connection_is_cut(command: Sequence[str], tmp_path: Path) -> None:
+    """Whoever sent the program goes, with its process group and its pipes, and the program goes on to its end."""
+    host = made_up(tmp_path, command)
+    before = host.state()
+    names = ("mkdir", "open", "begun", "before", "intent", "durable", "written", "acted", "applied", "end", "closed")
+    for name in names:
+        (tmp_path / "at").unlink(missing_ok=True)
+        program = meddling(apply_program(SMALL), name, f": >{tmp_path}/at; sleep 0.3")
+        child = subprocess.Popen(
+            [str(host.bin / "sh"), "-s"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "HOSTCHECK_ROOT": str(host.root), "PATH": f"{host.bin}:{os.environ['PATH']}"},
+        )
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
+        child.stdin.write(program.encode())
+        child.stdin.close()
+        _until(lambda: (tmp_path / "at").exists())
+        child.stdout.close()
+        child.stderr.close()
+        os.killpg(child.pid, signal.SIGHUP)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        _until(lambda: _last_end(host) is End.COMMITTED)
+        _until(lambda: host.run(rollback_program()).outcome.end is End.ROLLED_BACK)
+        assert host.state() == before, name
+
+
+def _last_end(host: Host) -> End:
+    found = read_history(host.run(history_program()).out)
+    return found[-1].end if found else End.CUT
+
+
+def _until(condition: object) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- the journal ---
+
+
+@shells
+def test_a_journal_cut_at_every_byte(command: Sequence[str], tmp_path: Path) -> None:
+    """A power cut may leave any part of what was written: what the rest names is taken back, and the loss is told."""
+    host = made_up(tmp_path, command)
+    before = host.state()
+    assert host.run(apply_program(SMALL)).outcome.end is End.COMMITTED
+    done = host.state()
+    tx = host.root / STATE / "tx/1"
+    kept = tmp_path / "kept"
+    shutil.copytree(host.root, kept, symlinks=True)
+    journal = (tx / "journal").read_bytes()
+    whole = journal[: journal.rindex(b"0\tcommitted")]
+    lost = 0
+    for length in range(0, len(whole), 1 if command == ["dash"] else 11):
+        shutil.rmtree(host.root)
+        shutil.copytree(kept, host.root, symlinks=True)
+        (tx / "journal").write_bytes(whole[:length])
+        (tx / "open").touch()
+        ran = host.run(recover_program())
+        assert (ran.code, ran.outcome.end) == (0, End.ROLLED_BACK), (length, ran)
+        left = {number for number, step in ran.outcome.steps.items() if step.state is StepState.LEFT}
+        found = host.state()
+        for number, name in ((1, SWAPPINESS[1:]), (2, OLD[1:]), (3, "etc/sysctl.d/new/90-hostcheck-x.conf")):
+            if found.get(name) != before.get(name):
+                lost += 1
+                assert found[name] == done[name]
+                assert number in left or "cut short" in ran.outcome.why, (length, ran)
+        if length % 11 == 0:
+            assert host.run(recover_program()).outcome.end is End.NOTHING
+            assert host.state() == found
+    assert lost
+    (tx / "open").touch()
+    (tx / "journal").write_bytes(whole)
+    shutil.rmtree(host.root / "etc")
+    shutil.copytree(kept / "etc", host.root / "etc")
+    host.put(SWAPPINESS, "10\n")
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+
+
+def test_a_journal_with_a_hole(host: Host) -> None:
+    """Blocks that never reached the disk read as zeros."""
+    before = host.state()
+    host.run(apply_program(SMALL))
+    journal = host.root / STATE / "tx/1/journal"
+    text = journal.read_bytes()
+    text = text[: text.index(b"0\tcommitted")]
+    (journal.parent / "open").touch()
+    at = text.index(b"1\tplan")
+    end = text.index(b"2\tplan")
+    journal.write_bytes(text[:at] + bytes(end - at) + text[end:])
+    ran = host.run(recover_program())
+    assert "cut short" in ran.outcome.why
+    assert host.get(SWAPPINESS) == "10\n"  # what it was is not known any more
+    host.put(SWAPPINESS, "60\n")
+    assert host.state() == before
+
+
+def test_a_journal_of_another_version(host: Host) -> None:
+    host.run(apply_program(SMALL))
+    journal = host.root / STATE / "tx/1/journal"
+    journal.write_text(journal.read_text().replace("0\tjournal\t1\t", "0\tjournal\t2\t", 1))
+    ran = host.run(rollback_program("1"))
+    assert ran.outcome.end is End.REFUSED
+    assert "another version" in ran.outcome.why
+    assert host.get(SWAPPINESS) == "10\n"
+
+
+# --- the disk ---
+
+
+@pytest.mark.parametrize("free", [0, 4, 8, 12, 16, 20, 24, 28, 32, 40])
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_the_disk_of_the_journal_is_full(command: Sequence[str], free: int, tmp_path: Path) -> None:
+    host = made_up(tmp_path, command)
+    before = host.state()
+    at = host.root / "var/lib"
+    with inside(
+        f"mount -t tmpfs -o mode=755,size=128k t {at}; head -c {(128 - free) << 10} /dev/zero >{at}/full"
+    ) as prefix:
+        host.inside = prefix
+        ran = host.run(apply_program(SMALL))
+        if ran.outcome.end is End.COMMITTED:
+            assert free >= 28
+            assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+        else:
+            assert free < 40
+            assert "No space left on device" in ran.outcome.why, ran
+            assert len(ran.err.splitlines()) < 5, ran.err
+        assert host.state() == before
+        subprocess.run([*prefix, "rm", str(at / "full")], check=True)
+        assert host.run(recover_program()).outcome.end in (End.NOTHING, End.ROLLED_BACK)
+        assert host.state() == before
+        assert host.run(apply_program(SMALL)).outcome.end is End.COMMITTED
+
+
+def test_the_disk_of_a_file_is_full(host: Host) -> None:
+    large = f"{HEADER}{'x' * 70000}\n"
+    wanted = plan(write(SWAPPINESS, "60", "10"), file("/etc/udev/rules.d/90-hostcheck-x.rules", None, large))
+    before = host.state()
+    with inside(f"mount -t tmpfs -o mode=755,size=32k t {host.root}/etc/udev/rules.d") as prefix:
+        host.inside = prefix
+        ran = host.run(apply_program(wanted))
+        listed = subprocess.run([*prefix, "ls", "-A", f"{host.root}/etc/udev/rules.d"], capture_output=True).stdout
+    assert ran.outcome.end is End.ROLLED_BACK
+    assert ran.outcome.failures[2].why.endswith("cannot be written: No space left on device")
+    assert listed == b""
+    assert host.state() == before
+
+
+@pytest.mark.parametrize("where", ["var", "etc"])
+def test_a_file_system_that_is_read_only(host: Host, where: str) -> None:
+    before = host.state()
+    at = host.root / where
+    with inside(f"mount --bind {at} {at}; mount -o remount,bind,ro {at}") as prefix:
+        host.inside = prefix
+        ran = host.run(apply_program(SMALL))
+    assert ran.outcome.end is (End.REFUSED if where == "var" else End.ROLLED_BACK)
+    assert "Read-only file system" in ran.outcome.why
+    assert host.state() == before
+
+
+def test_not_root() -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o755)
+        host = made_up(folder, ["dash"])
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to be somebody else")
+        before = host.state()
+        ran = host.run(apply_program(SMALL), user=65534)
+        assert ran.outcome.end is End.REFUSED
+        assert ran.outcome.why.endswith("var/lib/hostcheck cannot be made: Permission denied; run this as root")
+        assert ran.err.count("\n") == 1
+        assert host.run(apply_program(SMALL)).outcome.end is End.COMMITTED
+        for program in (history_program(), rollback_program(), recover_program()):
+            ran = host.run(program, user=65534)
+            assert ran.outcome.end is End.REFUSED
+            assert "run this as root" in ran.outcome.why
+        assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+        assert host.state() == before
+    finally:
+        shutil.rmtree(folder)
+
+
+# --- the kernel ---
+
+
+@shells
+def test_what_the_kernel_refuses_and_what_it_does_not_take(command: Sequence[str], tmp_path: Path) -> None:
+    with real(tmp_path, command) as host:
+        before = host.state()
+        good = host.plan()
+        queue = f"/sys/block/{host.block}/queue"
+        ahead = host.sh(f"cat {queue}/read_ahead_kb").strip()
+        control = host.sh("cat /proc/sys/net/ipv4/tcp_congestion_control").strip()
+        bad = {
+            write(f"{queue}/scheduler", "none", "such"): "the kernel refused such: Invalid argument",
+            write("/proc/sys/net/ipv4/tcp_congestion_control", control, "nosuch"): "No such file or directory",
+            change(Kind.NIC, "above0 mtu", "1500", "9000"): "the kernel refused 9000: Invalid argument",
+            change(Kind.SWAP, "/etc/passwd", None, "5"): "swapon",
+            # The kernel counts in pages of 4 KiB, and rounds down.
+            write(
+                f"{queue}/read_ahead_kb", ahead, "134"
+            ): f"it was accepted and did not take: {queue}/read_ahead_kb is 132",
+        }
+        first = write("/proc/sys/net/ipv4/tcp_rmem", good.changes[1].before or "", "4096 131072 16777216")
+        for wrong, why in bad.items():
+            ran = host.run(apply_program(plan(first, wrong, machine=good.machine, boot=good.boot)))
+            assert ran.outcome.end is End.ROLLED_BACK, ran
+            assert why in ran.outcome.why, ran.outcome
+            assert ran.outcome.failures[2].state is StepState.FAILED
+            assert ran.outcome.steps[1].state is StepState.UNDONE
+            assert host.state() == before
+        kept = host.run(apply_program(plan(first, wrong, machine=good.machine, boot=good.boot), keep_unverified=True))
+        assert kept.outcome.end is End.STOPPED
+        assert {n: step.state for n, step in kept.outcome.steps.items()} == {
+            1: StepState.APPLIED,
+            2: StepState.UNDONE,
+        }
+        assert host.sh("cat /proc/sys/net/ipv4/tcp_rmem").split()[2] == "16777216"
+        assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+        assert host.state() == before
+
+
+@shells
+def test_killed_before_it_saw_that_a_value_was_not_taken(command: Sequence[str], tmp_path: Path) -> None:
+    with real(tmp_path, command) as host:
+        before = host.state()
+        good = host.plan()
+        at = f"/sys/block/{host.block}/queue/read_ahead_kb"
+        ahead = host.sh(f"cat {at}").strip()
+        program = apply_program(plan(write(at, ahead, "134"), machine=good.machine, boot=good.boot))
+        assert host.run(meddling(program, "acted", "kill -KILL $$")).outcome.end is End.CUT
+        assert host.sh(f"cat {at}") == "132\n"
+        assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+        assert host.state() == before
+
+
+# --- other people ---
+
+
+def test_something_moved_since_the_plan(host: Host) -> None:
+    host.put(SWAPPINESS, "30\n")
+    host.put("/etc/sysctl.d/new/90-hostcheck-x.conf", "mine = 'all'\n")
+    before = host.state()
+    ran = host.run(apply_program(SMALL))
+    assert ran.outcome.end is End.REFUSED
+    assert ran.outcome.steps[1].why == f"{SWAPPINESS} is now 30, and was 60 when the plan was made"
+    assert ran.outcome.steps[3].why == (
+        "/etc/sysctl.d/new/90-hostcheck-x.conf is there already, and not by hostcheck; it holds: mine = 'all'\n"
+    )
+    assert host.state() == before
+    assert host.run(history_program()).outcome.end is End.NOTHING
+
+
+def test_something_moves_in_between(host: Host) -> None:
+    before = host.state()
+    ran = meddled(host, apply_program(SMALL), "applied", f"echo 'x = 1' >{host.root}{OLD}")
+    assert ran.outcome.end is End.ROLLED_BACK
+    assert ran.outcome.steps[2].state is StepState.MOVED
+    after = host.state()
+    assert after.pop(OLD[1:])[1] == b"x = 1\n"  # type: ignore[index]
+    before.pop(OLD[1:])
+    assert after == before
+
+
+def test_what_somebody_changed_since_is_left_alone(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(SMALL))
+    host.put(SWAPPINESS, "33\n")
+    host.put("/etc/sysctl.d/new/theirs.conf", "x\n")
+    ran = host.run(rollback_program())
+    assert ran.outcome.end is End.ROLLED_BACK
+    assert ran.outcome.steps[1].state is StepState.LEFT
+    assert "is now 33, which is not what was set" in ran.outcome.steps[1].why
+    assert ran.outcome.steps[2].state is StepState.UNDONE
+    assert ran.outcome.steps[3].why == "/etc/sysctl.d/new holds something else, and stays"
+    assert host.get(SWAPPINESS) == "33\n"
+    host.put(SWAPPINESS, "60\n")
+    shutil.rmtree(host.root / "etc/sysctl.d/new")
+    assert host.state() == before
+    again = host.run(rollback_program("1"))
+    assert (again.outcome.end, again.outcome.steps) == (End.ROLLED_BACK, {})
+
+
+def test_two_at_once(host: Host) -> None:
+    program = meddling(apply_program(SMALL), "intent", f": >{host.bin}/at; sleep 1.5")
+    first = subprocess.Popen(
+        [str(host.bin / "sh"), "-s"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "HOSTCHECK_ROOT": str(host.root), "PATH": f"{host.bin}:{os.environ['PATH']}"},
+    )
+    assert first.stdin
+    assert first.stdout
+    first.stdin.write(program.encode())
+    first.stdin.close()
+    _until(lambda: (host.bin / "at").exists())
+    ran = host.run(apply_program(SMALL))
+    assert ran.outcome.end is End.REFUSED
+    assert "another hostcheck is changing this host: process " in ran.outcome.why
+    assert "applying a plan for node, since 2" in ran.outcome.why
+    assert host.run(rollback_program()).outcome.end is End.REFUSED
+    assert b"committed" in first.stdout.read()
+    first.stdout.close()
+    assert first.wait() == 0
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+
+
+def test_a_killed_one_whose_child_holds_the_lock_a_moment_longer(dash: Host) -> None:
+    program = meddling(apply_program(SMALL), "acted", "(sleep 1.5 >/dev/null 2>&1 &) ; kill -KILL $$")
+    assert dash.run(program).outcome.end is End.CUT
+    assert dash.run(recover_program()).outcome.end is End.ROLLED_BACK
+
+
+def test_what_a_killed_one_started_is_waited_for(dash: Host) -> None:
+    program = meddling(apply_program(SMALL), "acted", "(sleep 5 >/dev/null 2>&1 &) ; kill -KILL $$")
+    assert dash.run(program).outcome.end is End.CUT
+    ran = dash.run(recover_program().replace('"$tries" -lt 10', '"$tries" -lt 1'))
+    assert ran.outcome.end is End.REFUSED
+    assert "started before it was killed is still at work (applying a plan for node, since " in ran.outcome.why
+
+
+def test_an_unfinished_one_comes_first(host: Host) -> None:
+    assert host.run(apply_program(SMALL), kill_at=20).outcome.end is End.CUT
+    for program in (apply_program(SMALL), rollback_program()):
+        ran = host.run(program)
+        assert ran.outcome.end is End.REFUSED
+        assert "transaction 1 was not brought to an end: run hostcheck tune recover first" in ran.outcome.why
+
+
+def test_another_host_and_another_boot(host: Host) -> None:
+    other = host.run(apply_program(plan(*SMALL.changes, machine="f" * 32)))
+    assert "the plan was made for node (machine ffff" in other.outcome.why
+    later = host.run(apply_program(plan(*SMALL.changes, boot="other")))
+    assert "was started anew since the plan was made" in later.outcome.why
+    assert (other.outcome.end, later.outcome.end) == (End.REFUSED, End.REFUSED)
+    # Files do not care about the boot.
+    lasting = host.run(apply_program(plan(*SMALL.changes[1:], boot="other")))
+    assert lasting.outcome.end is End.COMMITTED
+
+
+def test_after_another_boot_values_of_the_old_one_are_nobodys(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(every_kind()))
+    host.put("/proc/sys/kernel/random/boot_id", "another\n")
+    host.put(SWAPPINESS, "60\n")
+    host.put("/sys/class/net/eth0/mtu", "4000\n")
+    calls = len(host.calls())
+    ran = host.run(rollback_program())
+    assert ran.outcome.steps[1].state is StepState.UNDONE
+    assert ran.outcome.steps[12].state is StepState.LEFT
+    assert not [call for call in host.calls()[calls:] if "-rgc" in call]
+    assert host.get("/boot/grub.cfg") == before["boot/grub.cfg"][1].decode()  # type: ignore[index]
+
+
+def test_a_clock_that_jumps_back(host: Host) -> None:
+    (host.bin / "date").write_text('#!/bin/sh\nread -r said <"${0%/*}/clock"\necho "$said"\n')
+    (host.bin / "date").chmod(0o755)
+    for time_, after in (("2031-01-01T00:00:00Z", "10"), ("1999-01-01T00:00:00Z", "5")):
+        (host.bin / "clock").write_text(f"{time_}\n")
+        before = host.get(SWAPPINESS).strip()
+        assert host.run(apply_program(plan(write(SWAPPINESS, before, after)))).outcome.end is End.COMMITTED
+    found = read_history(host.run(history_program()).out)
+    assert [(each.id, each.made[:4]) for each in found] == [("1", "2031"), ("2", "1999")]
+    assert host.run(rollback_program()).outcome.transaction == "2"
+    assert host.get(SWAPPINESS) == "10\n"
+
+
+# --- many transactions ---
+
+
+def test_an_old_one_after_newer_ones(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(SMALL))
+    host.run(apply_program(plan(write("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 6291456", "1 2 3"))))
+    host.run(apply_program(plan(write(SWAPPINESS, "10", "5"))))
+    ran = host.run(rollback_program("1"))
+    assert ran.outcome.end is End.REFUSED
+    assert f"transaction 3 changed the same after it ({SWAPPINESS})" in ran.outcome.why
+    assert host.get(SWAPPINESS) == "5\n"
+    ran = host.run(rollback_program("1", with_newer=True))
+    assert [(each.transaction, each.end) for each in ran.outcomes] == [("3", End.ROLLED_BACK), ("1", End.ROLLED_BACK)]
+    assert host.get("/proc/sys/net/ipv4/tcp_rmem") == "1 2 3\n"
+    assert host.run(rollback_program()).outcome.transaction == "2"
+    rmem = "proc/sys/net/ipv4/tcp_rmem"
+    after = host.state()
+    assert after.pop(rmem)
+    assert before.pop(rmem)
+    assert after == before
+    assert host.run(rollback_program()).outcome.end is End.NOTHING
+
+
+def test_some_changes_of_one(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(SMALL))
+    killed = host.run(meddling(rollback_program("1", changes=[1, 3]), "undone", "kill -KILL $$"))
+    assert killed.outcome.end is End.CUT
+    assert host.run(recover_program()).outcome.end is End.COMMITTED
+    assert host.get(SWAPPINESS) == "60\n"
+    assert host.get(OLD) == f"{HEADER}vm.swappiness = 10\n"
+    assert host.run(rollback_program("1")).outcome.steps.keys() == {2}
+    assert host.state() == before
+    host.run(apply_program(SMALL))
+    ran = host.run(rollback_program("2", changes=[1, 3]))
+    assert (ran.outcome.end, set(ran.outcome.steps)) == (End.COMMITTED, {1, 3})
+    assert host.get(SWAPPINESS) == "60\n"
+    assert host.get(OLD) == f"{HEADER}vm.swappiness = 10\n"
+    assert host.run(rollback_program("2")).outcome.steps.keys() == {2}
+    assert host.state() == before
+
+
+def test_a_transaction_that_is_not_there(host: Host) -> None:
+    assert host.run(rollback_program("7")).outcome.why == "there is no transaction 7"
+    assert host.run(rollback_program()).outcome.end is End.NOTHING
+    assert host.run(recover_program()).outcome.end is End.NOTHING
+
+
+# --- changes that could cut the connection ---
+
+
+def test_confirmed_or_taken_back(host: Host) -> None:
+    before = host.state()
+    mtu = change(Kind.NIC, "eth0 mtu", "1500", "9000", cuts=True)
+    wanted = plan(*SMALL.changes, mtu)
+    ran = host.run(apply_program(wanted, confirm_seconds=30))
+    assert (ran.outcome.end, ran.outcome.why) == (End.AWAITING, "30")
+    assert read_history(host.run(history_program()).out)[-1].end is End.AWAITING
+    assert host.run(confirm_program("1")).outcome.end is End.COMMITTED
+    assert host.run(confirm_program("1")).outcome.end is End.COMMITTED
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+
+    ran = host.run(apply_program(wanted, confirm_seconds=1))
+    assert ran.outcome.end is End.AWAITING
+    assert host.get("/sys/class/net/eth0/mtu") == "9000\n"
+    _until(lambda: _last_end(host) is End.ROLLED_BACK)
+    assert "it was not confirmed within 1 s" in read_history(host.run(history_program()).out)[-1].why
+    assert host.state() == before
+    late = host.run(confirm_program("2"))
+    assert (late.outcome.end, late.code) == (End.ROLLED_BACK, 1)
+
+
+def test_killed_while_it_waits_to_be_confirmed(host: Host) -> None:
+    before = host.state()
+    mtu = change(Kind.NIC, "eth0 mtu", "1500", "9000", cuts=True)
+    program = apply_program(plan(mtu), confirm_seconds=30).replace(
+        CHECKPOINT, f"{CHECKPOINT}\necho $$ >'{host.bin}/pid'"
+    )
+    assert host.run(program).outcome.end is End.AWAITING
+    os.killpg(int((host.bin / "pid").read_text()), signal.SIGKILL)
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+
+
+# --- safety ---
+
+
+@pytest.mark.parametrize("name", ["var", "var/lib", "var/lib/hostcheck", "var/lib/hostcheck/tx"])
+def test_links_and_strangers_on_the_way_to_the_journal(dash: Host, name: str, tmp_path: Path) -> None:
+    at = dash.root / name
+    (dash.root / STATE / "tx").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    at.rename(elsewhere)
+    at.symlink_to(elsewhere)
+    before = dash.state()
+    ran = dash.run(apply_program(SMALL))
+    assert (ran.outcome.end, ran.outcome.why) == (End.REFUSED, f"{at} is a symbolic link; nothing is kept there")
+    at.unlink()
+    elsewhere.rename(at)
+    if os.geteuid() == 0:
+        os.chown(at, 65534, 65534)
+        assert dash.run(apply_program(SMALL)).outcome.why == f"{at} belongs to user 65534; nothing is kept there"
+        os.chown(at, 0, 0)
+    at.chmod(0o777)
+    assert dash.run(apply_program(SMALL)).outcome.why == f"{at} can be written by everybody; nothing is kept there"
+    at.chmod(0o700)
+    assert dash.state().keys() >= before.keys() - {name}
+    assert dash.run(apply_program(SMALL)).outcome.end is End.COMMITTED
+
+
+def test_a_file_that_is_a_link_and_a_folder_that_is(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    (host.root / OLD[1:]).unlink()
+    (host.root / OLD[1:]).symlink_to(tmp_path / "precious")
+    (tmp_path / "elsewhere").mkdir()
+    (host.root / "etc/sysctl.d/new").symlink_to(tmp_path / "elsewhere")
+    ran = host.run(apply_program(SMALL))
+    assert ran.outcome.end is End.REFUSED
+    assert ran.outcome.steps[2].why == f"{OLD} is a symbolic link"
+    assert ran.outcome.steps[3].why.endswith("/etc/sysctl.d/new is a symbolic link")
+    assert (tmp_path / "precious").read_text() == "x"
+    assert host.get(SWAPPINESS) == "60\n"
+
+
+def test_what_is_kept_is_for_root_alone(host: Host) -> None:
+    host.run(apply_program(SMALL))
+    modes = {str(path.relative_to(host.root)): path.stat().st_mode & 0o777 for path in (host.root / STATE).rglob("*")}
+    assert modes == {
+        f"{STATE}/lock": 0o600,
+        f"{STATE}/tx": 0o700,
+        f"{STATE}/tx/1": 0o700,
+        f"{STATE}/tx/1/journal": 0o600,
+        f"{STATE}/tx/1/2.before": 0o640,
+    }
+    assert (host.root / STATE).stat().st_mode & 0o777 == 0o700
+    assert (host.root / "etc/sysctl.d/new/90-hostcheck-x.conf").stat().st_mode & 0o777 == 0o644
+    assert (host.root / "etc/sysctl.d/new").stat().st_mode & 0o777 == 0o755
+
+
+def test_systemd_does_not_read_the_new_file(host: Host) -> None:
+    host.put("/broken-reload", "")
+    before = host.state()
+    unit = file("/etc/systemd/system/90-hostcheck.service", None, f"{HEADER}x\n", reload=Reload.SYSTEMD)
+    ran = host.run(apply_program(plan(write(SWAPPINESS, "60", "10"), unit)))
+    assert ran.outcome.end is End.UNFINISHED
+    assert "Failed to reload daemon: no" in ran.outcome.why
+    assert host.state() == before
+    (host.root / "broken-reload").unlink()
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+
+
+def test_a_unit_whose_file_is_of_the_same_plan(host: Host) -> None:
+    before = host.state()
+    unit = file("/etc/systemd/system/hostcheck-x.service", None, f"{HEADER}x\n", reload=Reload.SYSTEMD)
+    ran = host.run(
+        apply_program(plan(unit, change(Kind.UNIT, "hostcheck-x.service", "disabled inactive", "enabled active")))
+    )
+    assert ran.outcome.end is End.COMMITTED, ran
+    calls = host.calls()
+    assert calls.index("systemctl daemon-reload") < calls.index("systemctl enable -- hostcheck-x.service")
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    (host.root / "units/hostcheck-x.service").unlink()
+    assert host.state() == before
+
+
+def test_what_is_no_file_of_ours_any_more_is_left_alone(host: Host, tmp_path: Path) -> None:
+    for theirs in ("link", "folder", "way"):
+        host.run(apply_program(SMALL))
+        new = host.root / "etc/sysctl.d/new/90-hostcheck-x.conf"
+        (tmp_path / "precious").write_text("x")
+        new.unlink()
+        if theirs == "link":
+            new.symlink_to(tmp_path / "precious")
+        elif theirs == "folder":
+            new.mkdir()
+        else:
+            new.parent.rmdir()
+            new.parent.symlink_to(tmp_path)
+        ran = host.run(rollback_program())
+        assert ran.outcome.end is End.ROLLED_BACK, ran
+        assert ran.outcome.steps[3].state is StepState.LEFT
+        assert "somebody changed it since" in ran.outcome.steps[3].why
+        assert host.get(SWAPPINESS) == "60\n"
+        assert (tmp_path / "precious").read_text() == "x"
+        if theirs == "way":
+            new.parent.unlink()
+        else:
+            new.unlink() if theirs == "link" else new.rmdir()
+            new.parent.rmdir()
+
+
+def test_a_device_that_is_gone(host: Host) -> None:
+    host.run(apply_program(plan(change(Kind.NIC, "eth0 mtu", "1500", "9000"))))
+    shutil.rmtree(host.root / "sys/class/net/eth0")
+    ran = host.run(rollback_program())
+    assert (ran.outcome.end, ran.outcome.steps[1].state) == (End.ROLLED_BACK, StepState.LEFT)
+
+
+def test_one_that_was_killed_before_its_first_word_is_none(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(SMALL))
+    assert host.run(apply_program(plan(write(SWAPPINESS, "10", "5"))), kill_at=1).outcome.end is End.CUT
+    assert (host.root / STATE / "tx/2").is_dir()
+    assert [each.id for each in read_history(host.run(history_program()).out)] == ["1"]
+    assert host.run(rollback_program()).outcome.transaction == "1"
+    assert host.state() == before
+
+
+def test_what_cannot_be_taken_back_is_tried_again(host: Host) -> None:
+    before = host.state()
+    unit = change(Kind.UNIT, "irqbalance.service", "enabled active", "disabled inactive")
+    host.run(apply_program(plan(write(SWAPPINESS, "60", "10"), unit)))
+    tool = host.bin / "systemctl"
+    text = tool.read_text()
+    tool.write_text(text.replace("start)", "start) echo 'Job failed.' >&2; exit 1 ;;\nnone)"))
+    for program in (rollback_program(), recover_program()):
+        ran = host.run(program)
+        assert (ran.code, ran.outcome.end) == (1, End.UNFINISHED)
+        assert ran.outcome.steps[2] == Ending(StepState.STUCK, "Job failed.")
+        assert host.get(SWAPPINESS) == "60\n"
+    tool.write_text(text)
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+
+
+def test_with_the_tools_of_busybox(tmp_path: Path) -> None:
+    """As on Alpine. Debian's busybox has no flock, for which that of util-linux stands here."""
+    host = made_up(tmp_path, ["busybox", "sh"])
+    busybox = shutil.which("busybox")
+    for name in (
+        "cat",
+        "cp",
+        "mv",
+        "rm",
+        "mkdir",
+        "rmdir",
+        "ls",
+        "head",
+        "wc",
+        "id",
+        "date",
+        "sync",
+        "sleep",
+        "setsid",
+    ):
+        (host.bin / name).symlink_to(busybox or "")
+    before = host.state()
+    done = host.run(apply_program(every_kind()))
+    assert done.outcome.end is End.COMMITTED, done
+    killed = host.run(rollback_program(), kill_at=9)
+    assert killed.outcome.end is End.CUT
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    rmem = "proc/sys/net/ipv4/tcp_rmem"
+    after = host.state()
+    assert after.pop(rmem)
+    assert before.pop(rmem)
+    assert after == before
+
+
+def test_a_tool_is_missing(dash: Host) -> None:
+    before = dash.state()
+    program = apply_program(SMALL).replace("sync sleep flock; do", "sync sleep no-such-tool; do")
+    ran = dash.run(program)
+    assert ran.outcome.why == "no-such-tool is not installed there, and nothing can be changed without it"
+    assert dash.state() == before
+
+
+def test_arguments_of_the_kernel(host: Host) -> None:
+    """One drop-in holds those of several transactions, and what the operator has set is never edited."""
+    before = host.state()
+    mine = "/etc/default/grub.d/90-hostcheck-arguments.cfg"
+
+    def set_argument(name: str, was: str | None, value: str | None) -> Ran:
+        return host.run(apply_program(plan(change(Kind.KERNEL_ARG, f"grub {name}", was, value))))
+
+    assert set_argument("nosmt", None, "").outcome.end is End.COMMITTED
+    assert set_argument("iommu", "off", "pt").outcome.end is End.COMMITTED
+    assert set_argument("iommu", "pt", "on").outcome.end is End.COMMITTED
+    assert host.get(mine).splitlines()[1:] == [
+        'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT nosmt"',
+        'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT iommu=on"',
+    ]
+    assert host.get("/boot/grub.cfg") == "linux /vmlinuz ro quiet iommu=off nosmt iommu=on\n"
+    theirs = set_argument("quiet", "", None)
+    assert theirs.outcome.end is End.ROLLED_BACK
+    assert "that is not hostcheck's" in theirs.outcome.why
+    for gone in ("3", "2", "1"):
+        assert host.run(rollback_program()).outcome.transaction == gone
+    assert host.state() == before
+
+    host.put("/etc/default/grub.d/broken.cfg", "if then\n")
+    broken = set_argument("nosmt", None, "")
+    assert broken.outcome.end is End.REFUSED
+    assert "cannot be read as a shell reads them" in broken.outcome.steps[1].why
+
+
+# --- values ---
+
+HOSTILE = [
+    "",
+    "0",
+    "-1",
+    "-",
+    "=",
+    " a  b ",
+    "it's",
+    "'; touch pwned; '",
+    '"$(touch pwned)"',
+    "`touch pwned`",
+    "a\\nb\\t\\c \\\\",
+    "%s %d %%",
+    "*",
+    "end-of-hostcheck\n",
+    "\nend-of-hostcheck\nexit 3\n",
+    "\n\n\n",
+    "\r\x1b[31m\x01",
+    "grün ☃",
+    "-n",
+    "--help",
+    "#",
+    "a\tb\n\tc",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_value_becomes_a_command(host: Host, text: str) -> None:
+    path = "/etc/sysctl.d/90-hostcheck-hostile.conf"
+    host.environment["HOME"] = str(host.root)
+    before = host.state()
+    wanted = file(path, None, text, why=json.dumps(text), tuner="a.b", source=json.dumps(text))
+    ran = host.run(apply_program(plan(wanted)))
+    assert ran.outcome.end is End.COMMITTED, ran
+    assert (host.root / path[1:]).read_bytes() == text.encode()
+    step = read_history(host.run(history_program()).out)[0].steps[0]
+    assert (step.before, step.after, step.why) == (None, text, wanted.why)
+    assert host.run(apply_program(plan(wanted))).outcome.end is End.NOTHING
+    changed = file(path, text, f"{text}x")
+    assert host.run(apply_program(plan(changed))).outcome.end is End.COMMITTED
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert (host.root / path[1:]).read_bytes() == text.encode()
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+    assert not Path("pwned").exists()
+
+
+words = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    values=st.lists(words, min_size=2, max_size=2, unique=True),
+    text=st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=60),
+)
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_there_and_back_is_the_identity(
+    command: Sequence[str], values: list[str], text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    host = made_up(tmp_path_factory.mktemp("host"), command)
+    before_, after = values
+    if "[" in before_ + after:
+        return  # a choice, of which the file then has one alone
+    host.put("/proc/sys/x", f"{before_}\n")
+    before = host.state()
+    new = file("/etc/sysctl.d/90-hostcheck-any.conf", None, text)
+    ran = host.run(apply_program(plan(write("/proc/sys/x", before_, after), new)))
+    assert ran.outcome.end is End.COMMITTED, ran
+    assert host.get("/proc/sys/x") == f"{after}\n"
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before

@@ -1,0 +1,77 @@
+"""Tuners of GPUs where the case tables cannot go: programs on the GPU, and slices that exist."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hostcheck.errors import Unavailable
+from hostcheck.expect import Expect, Layer, read_values
+from hostcheck.facts.addons import Addons
+from hostcheck.facts.base import Facts
+from hostcheck.facts.dropins import OWN
+from hostcheck.facts.gpu import GPUS, Gpu, GpuProcess, MigDevice
+from hostcheck.facts.process import DAEMONS
+from hostcheck.registry import TUNERS, load_tuners
+from hostcheck.tuning.change import Change, Refusal
+from support import host
+
+load_tuners()
+MIG, MPS = TUNERS["gpu.mig-policy"], TUNERS["gpu.mps"]
+GPU: Gpu = Facts(host("h200x2")).get(GPUS)[0]
+BUSY = (GpuProcess(pid=4711, kind="C"),)
+
+
+def expect(key: str, value: bool) -> Expect:
+    return Expect([Layer("site", {}, read_values({key: value}, "site"))], {}, (key,))
+
+
+def mig(gpu: Gpu, *, wanted: bool) -> list[Change | Refusal]:
+    return list(MIG.function(gpu, expect("gpu.mig-policy", wanted)))
+
+
+def mps(gpu: Gpu) -> list[Change | Refusal]:
+    own = Facts(host("bare")).get(OWN)
+    daemons = Facts(host("bare")).get(DAEMONS)
+    addons = Addons(mps=True, gds_source=False, gds_kernels=())
+    return list(MPS.function([gpu], addons, daemons, own, expect("gpu.mps", True)))
+
+
+def test_mig_is_not_switched_under_a_program() -> None:
+    assert isinstance(mig(replace(GPU, processes=()), wanted=True)[0], Change)
+    (refused,) = mig(replace(GPU, processes=BUSY), wanted=True)
+    assert isinstance(refused, Refusal)
+    assert "drain it" in refused.why
+    with pytest.raises(Unavailable):
+        mig(replace(GPU, processes=Unavailable("nobody tells")), wanted=True)
+
+
+def test_slices_that_exist_are_not_thrown_away() -> None:
+    sliced = replace(GPU.mig, current=True, pending=True, devices=(MigDevice(index=0),))
+    (refused,) = mig(replace(GPU, mig=sliced, processes=()), wanted=False)
+    assert isinstance(refused, Refusal)
+    assert "no rollback brings them back" in refused.why
+    empty = replace(sliced, devices=())
+    (change,) = mig(replace(GPU, mig=empty, processes=()), wanted=False)
+    assert isinstance(change, Change)
+    assert (change.before, change.after) == ("Enabled", "Disabled")
+
+
+def test_mps_is_not_started_beside_programs() -> None:
+    assert all(isinstance(step, Change) for step in mps(replace(GPU, processes=())))
+    (refused,) = mps(replace(GPU, processes=BUSY))
+    assert isinstance(refused, Refusal)
+    assert "drain" in refused.why
+    shown = (GpuProcess(pid=1, kind="G"),)
+    assert all(isinstance(step, Change) for step in mps(replace(GPU, processes=shown))), "a desktop is no CUDA program"
+
+
+def test_what_a_host_calls_a_uuid_does_not_become_a_command() -> None:
+    power = TUNERS["gpu.power-limit"]
+    own = Facts(host("bare")).get(OWN)
+    hostile = replace(GPU, uuid="GPU-1; reboot")
+    capped = Expect([Layer("site", {}, read_values({"gpu.power-limit": 90}, "site"))], {}, ("gpu.power-limit",))
+    assert all(isinstance(step, Change) for step in power.function([GPU], own, capped))
+    with pytest.raises(Unavailable, match="is no UUID"):
+        list(power.function([hostile], own, capped))

@@ -1,0 +1,125 @@
+"""Processors: their threads, their clock source, and those that are kept for the system's own work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hostcheck.checks.cpu import CLOCK_ARM, CLOCK_GUEST, CLOCK_POWER, CLOCK_X86, HOUSEKEEPING, SMT
+from hostcheck.errors import NotApplicable, need
+from hostcheck.expect import Expect
+from hostcheck.facts.boot import BOOT_CONFIG, BootConfig
+from hostcheck.facts.cpu import CLOCKSOURCE, NUMA, TOPOLOGY, Clocksource, CpuTopology, NumaNode, cpu_list
+from hostcheck.facts.dropins import OWN, OwnFiles
+from hostcheck.facts.kernel import CMDLINE, Cmdline
+from hostcheck.facts.platform import PLATFORM, Platform
+from hostcheck.facts.process import DAEMONS, Daemons
+from hostcheck.registry import tuner
+from hostcheck.tuning.change import Change, Refusal, Risk
+
+from .making import at_boot, because, boot_argument, claimed, pick, settle, write
+
+_CONTROL = "/sys/devices/system/cpu/smt/control"
+_CLOCK = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+
+Steps = Iterator[Change | Refusal]
+
+
+@tuner(TOPOLOGY, PLATFORM, DAEMONS, OWN, id="cpu.smt", fixes=["cpu.smt"], rows=["data-smt"], keys=[SMT])
+def smt(topology: CpuTopology, platform: Platform, daemons: Daemons, own: OwnFiles, expect: Expect) -> Steps:
+    """Set whether each core runs one thread or two, as the site wants it.
+
+    Half of the CPUs go offline or come back, with running work pushed together or apart; only by name, and never where
+    a kubelet has handed out CPUs. Measure before and after. Rollback writes the old word back.
+    """
+    platform.need_bare_metal("the hypervisor decides which threads share a core")
+    state, wanted = "on" if need(topology.smt) else "off", expect(SMT)
+    settled = settle(own, _CONTROL, wanted, state, file=own.others.tmpfile(_CONTROL))
+    control = need(topology.smt_control)
+    if isinstance(settled, Refusal):
+        yield settled
+    elif settled is not None and control != state:
+        why = f"{_CONTROL} is {control}: only the firmware or the kernel's command line can change it"
+        yield Refusal(target=_CONTROL, why=why)
+    elif settled is not None and daemons.runs("kubelet"):
+        why = "a kubelet runs here, which may have handed out CPUs for good: drain the node and do it in the firmware"
+        yield Refusal(target=_CONTROL, why=why)
+    elif settled is not None:
+        after, source = str(settled.value), because(wanted)
+        why = f"cores run {'two threads' if after == 'on' else 'one thread'} each, as the site wants it"
+        yield write(_CONTROL, control, after, why=why, source=source, fixes=["cpu.smt"], risk=Risk.MEDIUM, opt_in=True)
+        yield from at_boot(own, "smt", {_CONTROL: after}, why=why, source=source, risk=Risk.MEDIUM, opt_in=True)
+
+
+@tuner(
+    CLOCKSOURCE, PLATFORM, OWN, id="cpu.clocksource", fixes=["cpu.clocksource"], rows=["x-os-clocksource"],
+    keys=[CLOCK_X86, CLOCK_ARM, CLOCK_POWER, CLOCK_GUEST],
+)  # fmt: skip
+def clocksource(clock: Clocksource, platform: Platform, own: OwnFiles, expect: Expect) -> Steps:
+    """Choose a clock source that programs read without a system call, where the kernel still offers one.
+
+    A source that the kernel found to be unstable is not offered. Rollback writes the old one back.
+    """
+    keys = {"x86_64": CLOCK_X86, "aarch64": CLOCK_ARM, "ppc64le": CLOCK_POWER}
+    key = CLOCK_GUEST if platform.hypervisor else keys.get(need(platform.architecture))
+    if key is None:
+        raise NotApplicable(f"no rule for {need(platform.architecture)}")
+    wanted = expect(key)
+    better = next((name for name in clock.available if wanted.matcher.matches(name)), None)
+    if wanted.matcher.matches(clock.current):
+        return
+    if better is None:
+        offers = ", ".join(clock.available)
+        yield Refusal(target=_CLOCK, why=f"the kernel offers {offers}, and none of them is {wanted.view.text}")
+        return
+    refused = claimed(_CLOCK, own.others.tmpfile(_CLOCK))
+    if refused is not None:
+        yield refused
+        return
+    why, source = "reading the clock takes no system call", because(wanted)
+    yield write(_CLOCK, clock.current, better, why=why, source=source, fixes=["cpu.clocksource"], risk=Risk.MEDIUM)
+    yield from at_boot(own, "clocksource", {_CLOCK: better}, why=why, source=source, risk=Risk.MEDIUM)
+
+
+@tuner(
+    TOPOLOGY, NUMA, CMDLINE, BOOT_CONFIG, id="cpu.isolated", fixes=["cpu.isolated"], rows=["os-housekeeping-cores"],
+    keys=[HOUSEKEEPING], references=["https://docs.kernel.org/admin-guide/kernel-parameters.html"],
+)  # fmt: skip
+def isolated(
+    topology: CpuTopology, nodes: Sequence[NumaNode], cmdline: Cmdline, boot: BootConfig, expect: Expect
+) -> Steps:
+    """Keep all CPUs but those that the site wants for the system's own work free of it, from the next boot on.
+
+    The kernel gets isolcpus=, nohz_full= and rcu_nocbs=. Nothing then runs on these CPUs unless it is pinned to them:
+    a host whose jobs are not pinned becomes very slow, so it is planned only by name. Rollback takes the arguments
+    away, which counts from the boot after.
+    """
+    wanted = expect(HOUSEKEEPING)
+    given = [name for name in ("isolcpus", "nohz_full") if cmdline.has(name)]
+    kept: set[int] = set()
+    for node in nodes:
+        if not node.is_host:
+            continue
+        number = pick("isolcpus", wanted, len(node.cpus))
+        if isinstance(number, Refusal):
+            yield number
+            return
+        kept |= _whole_cores(node, topology, int(number)) if isinstance(number, int | float) else set()
+    away = topology.online - kept
+    if not away or wanted.layer.startswith("defaults"):
+        return
+    if given:
+        yield Refusal(target="isolcpus", why=f"{' and '.join(given)} is on the command line: change it there")
+        return
+    why = f"{len(kept)} of {len(topology.online)} CPUs do the system's work, and leave the others alone"
+    for name in ("isolcpus", "nohz_full", "rcu_nocbs"):
+        source = because(wanted)
+        yield from boot_argument(boot, name, cpu_list(away), why=why, source=source, risk=Risk.HIGH, opt_in=True)
+
+
+def _whole_cores(node: NumaNode, topology: CpuTopology, count: int) -> set[int]:
+    """Return the first CPUs of a node, with the threads that share their cores, until there are enough."""
+    kept: set[int] = set()
+    for cpu in sorted(node.cpus):
+        if len(kept) < count:
+            kept |= topology.siblings.get(cpu, frozenset({cpu})) & node.cpus
+    return kept
