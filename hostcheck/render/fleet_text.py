@@ -270,7 +270,7 @@ def _summary(page: Page, fleet: FleetRun, verbose: bool) -> None:
     hints = {
         f"hostcheck explain {id}": "what a check is for" if id else "",
         "-v": "" if verbose else "each host, and every line",
-        "hostcheck tune plan TARGETS": f"{len(ids)} of these can be mended: it shows how" if ids else "",
+        "hostcheck tune plan TARGETS": f"{len(ids)} of these it may mend: it shows how" if ids else "",
     }
     column = max((len(command) for command, what in hints.items() if what), default=0) + 2
     for command, what in hints.items():

@@ -19,7 +19,7 @@ _ACTIONS: tuple[tuple[Actor | None, str, str], ...] = (
     (Actor.RESET_GPU, "Reset a GPU", "Ends every process on that GPU: drain it first."),
     (Actor.REBOOT, "Reboot the host", "Ends everything that runs on it: drain it first."),
     (Actor.OPERATOR, "Change a setting", "For whoever administers this host."),
-    (Actor.TUNE, "Let hostcheck tune", "hostcheck can change these and undo it; look at the plan first."),
+    (Actor.TUNE, "Let hostcheck tune", "The plan shows what it would change; each change can be undone."),
     (Actor.APPLICATION, "Change the workload", "For whoever writes or starts the job."),
     (None, "Look into it", "No step is known that mends these by itself."),
 )

@@ -222,7 +222,7 @@ def _summary(page: Page, run: Run, verbose: bool) -> None:
         f"hostcheck explain {id}": "what a check is for" if id else "",
         "-v": "" if verbose else "everything that was judged",
         "-o report.html": "a page to hand on",
-        "hostcheck tune": f"{len(ids)} of these can be mended: it shows how, and changes nothing" if ids else "",
+        "hostcheck tune": f"{len(ids)} of these it may mend: it shows how, and changes nothing" if ids else "",
     }
     column = max(len(command) for command, what in hints.items() if what) + 2
     for command, what in hints.items():
