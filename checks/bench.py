@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from hostcheck.bench.model import PROVING, SLOWDOWNS, Measurement, Session
@@ -62,9 +63,22 @@ def copies(session: Session, expect: Expect) -> Iterator[Finding]:
     """Copies between host and GPU reach what the link can carry.
 
     With pinned memory on the right NUMA node a copy engine reaches 81 to 88 % of the raw rate of the negotiated link.
-    Less points to a link that trained down, to a relay of the IOMMU or of ACS, or to memory of another node.
+    Less points to a link that trained down, to a relay of the IOMMU or of ACS, or to memory of another node. Where
+    several GPUs copied at once they shared the memory of the host: what is then too little for one alone is not held
+    against a floor; GPUs are compared with each other (bench.alike), and the level `full` measures each alone.
     """
-    yield from _judged(session, COPIES, expect)
+    part = about(session, *JUDGES[COPIES.name])
+    together = Counter((measured.bench, measured.case) for measured in part.measurements if not measured.alone)
+    for measured in part.measurements:
+        finding = _against(session, measured, COPIES, expect)
+        shared = not measured.alone and together[measured.bench, measured.case] > 1
+        if shared and finding.status is Status.FAIL:
+            finding = _idle(
+                measured, "all GPUs copied at once, and share the host's memory; --level full does it alone"
+            )
+        yield finding
+    yield from _missing(part)
+    _something(part, JUDGES[COPIES.name])
 
 
 @check(SESSION, id="bench.peers", severity=Severity.HIGH, keys=[PEERS],
@@ -326,11 +340,14 @@ def _judged(session: Session, key: Key, expect: Expect) -> Iterator[Finding]:
 
 def _held_against(session: Session, part: Session, key: Key, expect: Expect) -> Iterator[Finding]:
     for measured in part.measurements:
-        if measured.invalid or measured.value is None:
-            yield _unknown(measured)
-        else:
-            yield _held(session, measured, measured.value, key, expect)
+        yield _against(session, measured, key, expect)
     yield from _missing(part)
+
+
+def _against(session: Session, measured: Measurement, key: Key, expect: Expect) -> Finding:
+    if measured.invalid or measured.value is None:
+        return _unknown(measured)
+    return _held(session, measured, measured.value, key, expect)
 
 
 def _held(session: Session, measured: Measurement, observed: float, key: Key, expect: Expect) -> Finding:

@@ -1,7 +1,7 @@
 """What a tuning was good for: the same numbers before and after it, with their noise.
 
-A measure is anything that gives samples for a host: a callable. Here are those that a probe can give; where a benchmark
-measures what a tuner changes, it is linked in the same way.
+A measure is anything that gives samples for a host: how long a probe takes, or what a benchmark finds. Benchmarks are
+run on the host that hostcheck runs on, and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from hostcheck.errors import Unavailable
-from hostcheck.facts.gpu_probes import SMI
+from hostcheck.facts.gpu_probes import NVML, SMI
 from hostcheck.model import Absentee
 from hostcheck.snapshot.probes import CommandProbe, Probe
 from hostcheck.snapshot.reading import Reading
 from hostcheck.tuning.change import Plan
 from hostcheck.tuning.drive import Applied
-from hostcheck.tuning.hosts import Hosts
+from hostcheck.tuning.hosts import Here, Hosts
 from hostcheck.tuning.plan import to_do
 
 SAMPLES = 7
-"""How often each is taken: enough for a median and its spread, and over in seconds."""
+"""How often a probe is timed: enough for a median and its spread, and over in seconds."""
+
+_RUNS = 5
+"""How often a benchmark is run, which takes seconds each time."""
 
 _SIGMA = 1.4826
 """A median absolute deviation times this is the standard deviation, where the noise is normal."""
@@ -91,6 +94,33 @@ def seconds_of(probe: Probe) -> Sampler:
     return take
 
 
+def value_of(bench: str, case: str = "") -> Sampler:
+    """Return what runs a benchmark, a few times from its start, for what differs from run to run is noise, too."""
+
+    def take(hosts: Hosts, names: Sequence[str]) -> dict[str, list[float]]:
+        if not isinstance(hosts, Here):
+            return {}
+        from hostcheck.bench.model import Level
+        from hostcheck.bench.session import choose, lacking, look, measure, plan
+        from hostcheck.registry import load_benches
+
+        found: dict[str, list[float]] = {}
+        for name, snapshot in hosts.read([NVML], names):
+            if isinstance(snapshot, Absentee):
+                continue
+            host = look(snapshot.reading(NVML.id))
+            able, missing = lacking(choose(load_benches(), [bench], Level.QUICK), host, named=True)
+            for _ in range(_RUNS if able else 0):
+                steps = plan(able, len(host.gpus), Level.QUICK)
+                session, _ = measure(steps, host, missing, level=Level.QUICK, options={})
+                values = [each.value for each in session.measurements if each.case == case and not each.invalid]
+                if numbers := [value for value in values if value is not None]:
+                    found.setdefault(name, []).append(statistics.median(numbers))
+        return {name: samples for name, samples in found.items() if len(samples) == _RUNS}
+
+    return take
+
+
 def _ended(reading: Reading) -> bool:
     try:
         reading.check()
@@ -115,6 +145,28 @@ MEASURES: tuple[Measure, ...] = (
         unit="s",
         tuners=("gpu.persistence",),
         take=seconds_of(SMI),
+    ),
+    Measure(
+        id="memory.latency",
+        title="a load from memory that no cache holds",
+        unit="ns",
+        tuners=("memory.thp-enabled", "kernel.numa-balancing"),
+        take=value_of("memory.latency"),
+    ),
+    Measure(
+        id="cpu.jitter",
+        title="by how much the slowest of a thousand equal pieces of work is late",
+        unit="us",
+        tuners=("cpu.idle-states", "cpu.irq-gpu", "cpu.irq-nic"),
+        take=value_of("cpu.jitter"),
+    ),
+    Measure(
+        id="gemm.bf16",
+        title="a matrix product of torch in BF16, 8192 x 8192 x 8192",
+        unit="TFLOPS",
+        tuners=("gpu.power-limit", "gpu.clock-lock"),
+        take=value_of("gemm.bf16", "8192"),
+        lower_is_better=False,
     ),
 )
 
@@ -165,7 +217,7 @@ class Measuring:
     def before(self) -> None:
         """Take the samples before anything is changed."""
         for id, names in self._names.items():
-            self._tell(f"measuring {self._measures[id].title}, {SAMPLES} times")
+            self._tell(f"measuring: {self._measures[id].title}")
             self._before[id] = self._measures[id].take(self._hosts, names)
 
     def after(self, applied: Applied) -> tuple[Compared, ...]:

@@ -17,7 +17,8 @@ from hostcheck.snapshot.reading import Ending, FileState, Snapshot
 from hostcheck.transport.base import Answer, Reach
 from hostcheck.tuning.change import Change, Kind, Needs, Plan, Scope
 from hostcheck.tuning.drive import Applied, How, apply, apply_code, back_code, taken_back, waves
-from hostcheck.tuning.measure import MEASURES, Compared, Measure, Measuring, compare
+from hostcheck.tuning.hosts import Here
+from hostcheck.tuning.measure import MEASURES, Compared, Measure, Measuring, compare, value_of
 from hostcheck.tuning.plan import Selection
 from hostcheck.tuning.planning import Planned, Rules, alike
 from support import host
@@ -328,3 +329,28 @@ def test_what_nothing_measures_is_told_and_what_was_not_changed_is_not_measured_
         host="a", measure="m", title="a thing", unit="s", verdict="improved", before=2.0, after=1.0, samples=2
     )
     assert compared[1].verdict == "nothing changed"
+
+
+def test_a_benchmark_is_a_measure_of_the_host_that_hostcheck_runs_on() -> None:
+    take = value_of("cpu.jitter")
+    (name,) = Here().names
+    taken = take(Here(), [name])
+    assert list(taken) == [name]
+    assert len(taken[name]) == 5
+    assert all(value > 0 for value in taken[name])
+
+
+def test_a_benchmark_is_not_run_elsewhere_and_what_cannot_run_gives_nothing() -> None:
+    assert value_of("cpu.jitter")(Made(names=("a",)), ["a"]) == {}
+    assert value_of("storage.read")(Here(), Here().names) == {}
+
+
+def test_each_linked_benchmark_exists() -> None:
+    from hostcheck.registry import load_benches
+
+    linked = {measure.id: measure for measure in MEASURES if measure.id not in ("cpu.loop", "gpu.smi")}
+    benches = load_benches()
+    assert linked.keys() <= benches.keys()
+    assert {id: benches[id].lower_is_better for id in linked} == {
+        id: each.lower_is_better for id, each in linked.items()
+    }
