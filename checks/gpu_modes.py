@@ -51,10 +51,10 @@ def persistence_daemon(gpus: Sequence[Gpu], daemons: Daemons, platform: Platform
         raise NotApplicable("this driver has no persistence mode, or this is a laptop, which lets its GPU sleep")
     platform.need_host("the host's daemons are not seen from a container")
     if daemons.has("/run/nvidia-persistenced/socket") or daemons.runs("nvidia-persistenced"):
-        return passed("nvidia-persistenced runs", True)
+        return passed("nvidia-persistenced runs")
     on = all(gpu.persistence_mode is True for gpu in gpus)
     line = "nvidia-persistenced does not run" + ("; persistence mode is on by other means" if on else "")
-    return failed(line, False, wanted="nvidia-persistenced", fix=_PERSIST)
+    return failed(line, wanted="the daemon to run", fix=_PERSIST)
 
 
 def _is_laptop(gpu: Gpu) -> bool:
