@@ -64,21 +64,27 @@ def copies(session: Session, expect: Expect) -> Iterator[Finding]:
 
     With pinned memory on the right NUMA node a copy engine reaches 81 to 88 % of the raw rate of the negotiated link.
     Less points to a link that trained down, to a relay of the IOMMU or of ACS, or to memory of another node. Where
-    several GPUs copied at once they shared the memory of the host: what is then too little for one alone is not held
-    against a floor; GPUs are compared with each other (bench.alike), and the level `full` measures each alone.
+    several GPUs copied at once they shared the memory of the host: too little for one is then unknown, until the GPU
+    was measured alone, as the level `full` does.
     """
     part = about(session, *JUDGES[COPIES.name])
     together = Counter((measured.bench, measured.case) for measured in part.measurements if not measured.alone)
+    alone = {(measured.bench, measured.case, measured.subject) for measured in part.measurements if measured.alone}
     for measured in part.measurements:
         finding = _against(session, measured, COPIES, expect)
         shared = not measured.alone and together[measured.bench, measured.case] > 1
         if shared and finding.status is Status.FAIL:
-            finding = _idle(
-                measured, "all GPUs copied at once, and share the host's memory; --level full does it alone"
-            )
+            known = (measured.bench, measured.case, measured.subject) in alone
+            why = "all GPUs copied at once, and share the host's memory"
+            finding = _idle(measured, f"{why}; it was measured alone, too") if known else _open(measured, why)
         yield finding
     yield from _missing(part)
     _something(part, JUDGES[COPIES.name])
+
+
+def _open(measured: Measurement, why: str) -> Finding:
+    line = f"{_value(measured)}; {why}: hostcheck bench {measured.bench} --level full measures each alone"
+    return Finding(status=Status.UNKNOWN, subject=measured.subject, summary=line)
 
 
 @check(SESSION, id="bench.peers", severity=Severity.HIGH, keys=[PEERS],

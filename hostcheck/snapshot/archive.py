@@ -257,7 +257,8 @@ def _number(text: str) -> float:
 
 def _group(parts: Mapping[str, bytes]) -> Iterator[tuple[str, _Sample]]:
     """Yield what a group read, probe by probe; nothing if it did not end well, and each was read by itself."""
-    if "status" not in parts:
+    status = _status(parts.get("status", b""))
+    if status.ending is not Ending.OK:
         return
     limit: int | None = None
     limits: dict[str, int | None] = {}
@@ -270,7 +271,6 @@ def _group(parts: Mapping[str, bytes]) -> Iterator[tuple[str, _Sample]]:
         elif members:
             members[-1][1].append(word)
             limits[word] = limit
-    status = _status(parts["status"])
     files, entries = _contents(status, parts, limits)
     for id, listed in members:
         own = {path: files[path] for path in listed if path in files}

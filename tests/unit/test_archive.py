@@ -193,3 +193,12 @@ def test_a_list_that_may_not_be_looked_at_is_unavailable() -> None:
         listed.entry("/root/x")
     with pytest.raises(Unavailable, match="was not collected"):
         listed.entry("/dev/other")
+
+
+def test_a_group_that_did_not_end_well_tells_nothing_of_its_probes() -> None:
+    listed, out = b"a.b\n-\n/dev/x\n", b"==> /dev/null <==\n\n==> /dev/x <==\n1\n"
+    for status, ending in ((b"ok 0 1 2 -\n", Ending.OK), (b"timeout - 1 2 -\n", Ending.ERROR), (b"", Ending.ERROR)):
+        members = [("asked", b"a.b\t/dev/x\n"), ("p/+7/list", listed), ("p/+7/out", out), ("p/+7/status", status)]
+        reading = read_archive(tar(*members)).readings["a.b"]
+        assert reading.ending is ending
+        assert bool(reading.files) is (ending is Ending.OK)
