@@ -252,7 +252,7 @@ def _versions() -> dict[str, str]:
         found["torch"] = str(torch.__version__)
         with suppress(Exception):
             found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
-    for name, module in (("cuda-bindings", "cuda.bindings"), ("cuda-core", "cuda.core"), ("numpy", "numpy")):
+    for name, module in (("cuda-bindings", "cuda.bindings"), ("numpy", "numpy")):
         loaded = sys.modules.get(module)
         if loaded is not None:
             found[name] = str(getattr(loaded, "__version__", ""))
