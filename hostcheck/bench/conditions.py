@@ -144,12 +144,11 @@ class Watched:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether a process belongs to this run: itself, what it started, and other children of the same parent."""
-    if pid == os.getpid():
-        return True
-    with suppress(OSError):
-        return os.getsid(pid) == os.getsid(0) or _parent(pid) == os.getppid()
-    return False
+    """Whether a process belongs to this run: this one, what started it, and all that descends from either."""
+    ours = {os.getpid(), os.getppid()}
+    while pid > 0 and pid not in ours:
+        pid = _parent(pid)
+    return pid > 0
 
 
 def _parent(pid: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,12 +143,25 @@ def test_other_processes_are_named_and_ours_are_not() -> None:
     watched = Watched(nvml, "GPU-0")
     nvml.processes = [os.getpid()]
     assert watched.others() == ()
-    with subprocess.Popen(["sleep", "60"]) as own:
-        nvml.processes = [os.getpid(), own.pid, 1]
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE) as own:
+        assert own.stdout
+        grandchild = int(own.stdout.readline())
+        nvml.processes = [os.getpid(), os.getppid(), own.pid, grandchild, 1]
         others = watched.others()
-        own.kill()
+        os.kill(grandchild, signal.SIGKILL)
     assert len(others) == 1
     assert others[0].endswith("(pid 1)")
+
+
+def test_a_process_of_the_same_terminal_is_not_ours() -> None:
+    orphan = int(subprocess.check_output(["sh", "-c", "sleep 60 >/dev/null & echo $!"]))
+    try:
+        assert os.getsid(orphan) == os.getsid(0)
+        nvml = Nvml()
+        nvml.processes = [os.getpid(), orphan]
+        assert [other.endswith(f"(pid {orphan})") for other in Watched(nvml, "GPU-0").others()] == [True]
+    finally:
+        os.kill(orphan, signal.SIGKILL)
 
 
 def test_where_process_numbers_are_of_another_namespace_our_own_is_not_foreign() -> None:
