@@ -18,15 +18,19 @@ from hostcheck.registry import Check, select
 
 @dataclass(frozen=True, slots=True)
 class WaiverRule:
-    """Which findings a waiver covers: a check, and a subject or all of them."""
+    """Which findings a waiver is about: a check, and a subject or all of them."""
 
     check: str
     subject: str
     waiver: Waiver
 
+    def concerns(self, check: str, subject: str) -> bool:
+        """Whether the rule is about this finding, ended or not."""
+        return check == self.check and self.subject in ("*", subject)
+
     def covers(self, check: str, subject: str, today: str) -> bool:
-        """Whether the rule covers this finding and has not ended."""
-        return check == self.check and self.subject in ("*", subject) and today <= self.waiver.until
+        """Whether the rule is about this finding and has not ended."""
+        return self.concerns(check, subject) and today <= self.waiver.until
 
 
 @dataclass(frozen=True, slots=True)
