@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hostcheck.errors import HostcheckError, Maybe, NotApplicable, Unavailable, need
-from hostcheck.expect import Expect, Expectation, Key, Layer, Matcher, parse_matcher, read_values, suggest
+from hostcheck.expect import Expect, Expectation, Key, Layer, parse_matcher, read_values, suggest
 from hostcheck.facts.base import FACTS
+from hostcheck.matchers import Matcher
 from hostcheck.model import Actor, Attestation, Finding, Severity, Waiver
 from hostcheck.registry import Check, select
 
