@@ -251,8 +251,8 @@ def acs(port: SwitchPort, expect: Expect) -> Finding:
 
 
 _LET_THROUGH = (
-    "As root, until the next boot: setpci -s {0} ECAP_ACS+0x6.w=0000. For good: switch ACS off in the firmware setup; "
-    "where an IOMMU is on, the kernel switches it on again: add pci=disable_acs_redir={0} to its command line."
+    "As root, until the next boot: setpci -s {0} ECAP_ACS+0x6.w=0000. For good: switch ACS off in the firmware setup "
+    "or, where an IOMMU is on, name {0} in pci=disable_acs_redir= on the kernel's command line."
 )
 _ISOLATE = "Switch the IOMMU on and take {0} out of pci=disable_acs_redir: the kernel then switches ACS on at boot."
 

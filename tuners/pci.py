@@ -66,7 +66,8 @@ def acs(ports: Sequence[SwitchPort], platform: Platform, expect: Expect) -> Iter
     before = ", ".join(sorted({f"{need(port.control) or 0:04x}" for port in redirecting}))
     commands = " && ".join(f"setpci -s {port.address} ECAP_ACS+0x6.w=0000" for port in redirecting)
     told = (
-        f"access control on {names} redirects what GPUs and their peers exchange; it lasts only if switched off in the "
-        f"firmware or, where an IOMMU is on, by pci=disable_acs_redir={names}. Until the next boot (before: {before}): "
+        f"access control on {names} redirects what GPUs and their peers exchange. For good: switch it off in the "
+        f"firmware setup or, where an IOMMU is on, give the kernel 'pci=disable_acs_redir={names}' (in quotes for "
+        f"GRUB). Until the next boot (before: {before}): "
     )
     yield by_hand("ACS", told + commands, because(wanted))

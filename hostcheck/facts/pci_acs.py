@@ -65,8 +65,8 @@ class SwitchPort:
         need(self.needed)
         if control & _DIRECT_TRANSLATED:
             raise Unavailable(
-                f"{self.address} redirects only addresses that are not translated yet (DirectTrans+), and whether its "
-                "devices translate them (ATS) is not read",
+                "only addresses that are not translated yet are redirected (DirectTrans+), and whether the devices "
+                "translate them (ATS) is not read",
                 CONFIG.id,
             )
         return "redirected"
@@ -112,15 +112,15 @@ def _pairs(
 def _control(configs: Reading, address: str) -> Maybe[int | None]:
     """Return the control register of a switch's downstream port, and not applicable for any other function."""
     try:
-        state = configs.files.get(f"{_PORTS}/{address}/config")
-        if state is None or not state.data:
-            told = configs.read(f"{_PORTS}/{address}/config")
-            raise Unavailable("the kernel's driver for ports has not taken it" if told is None else "it is empty")
-        if port_type(state.data) != DOWNSTREAM:
+        path = f"{_PORTS}/{address}/config"
+        if configs.read(path) is None:
+            raise Unavailable("the kernel's driver for ports has not taken the port")
+        data = configs.files[path].data
+        if port_type(data) != DOWNSTREAM:
             return NotApplicable("it is no downstream port of a switch")
-        return access_control(state.data)
+        return access_control(data)
     except Unavailable as missing:
-        return Unavailable(f"{address}: {missing.why}", missing.probe or configs.probe, missing.ending)
+        return Unavailable(missing.why, configs.probe, missing.ending)
 
 
 def switch_ports(

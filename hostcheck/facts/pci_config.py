@@ -35,7 +35,7 @@ def port_type(data: bytes) -> int:
         if data[at] == _PCIE:
             return data[at + 2] >> 4
         at = data[at + 1] & 0xFC
-    raise Unavailable("it has no PCI Express capability")
+    raise Unavailable("the port has no PCI Express capability")
 
 
 def access_control(data: bytes) -> int | None:
@@ -48,7 +48,7 @@ def access_control(data: bytes) -> int | None:
         if number == _ACS:
             control = int.from_bytes(data[at + 6 : at + 8], "little")
             if at + 8 > WHOLE or control == 0xFFFF:
-                raise Unavailable("its access control does not answer")
+                raise Unavailable("the port's access control does not answer")
             return control
     return None
 
@@ -78,15 +78,15 @@ def _extended(data: bytes) -> Iterator[tuple[int, int]]:
         seen.add(at)
         header = int.from_bytes(data[at : at + 4], "little")
         if header == 0xFFFF_FFFF:
-            raise Unavailable("its extended capabilities do not answer")
+            raise Unavailable("the port's extended capabilities do not answer")
         yield header & 0xFFFF, at
         at = header >> 20 & 0xFFC
 
 
 def _need(data: bytes, size: int) -> None:
     if data[:2] == b"\xff\xff":
-        raise Unavailable("it does not answer")
+        raise Unavailable("the port does not answer")
     if len(data) == _USER:
-        raise Unavailable("only root reads beyond 64 bytes of its configuration space")
+        raise Unavailable("only root reads beyond 64 bytes of a port's configuration space")
     if len(data) < size:
-        raise Unavailable(f"only {len(data)} of {size} bytes of its configuration space are to be read")
+        raise Unavailable(f"only {len(data)} of {size} bytes of the port's configuration space are to be read")

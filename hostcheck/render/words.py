@@ -232,7 +232,7 @@ def refused(run: Run, found: Sequence[Cause]) -> int:
     for cause in found:
         ending = cause.probe.ending if cause.probe else ""
         said = " ".join(cause.reasons).lower()
-        if ending == "denied" or "denied" in said or "not permitted" in said:
+        if ending == "denied" or any(word in said for word in ("denied", "not permitted", "only root")):
             ids |= {check.id for check in cause.checks}
     return len(ids)
 
