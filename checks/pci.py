@@ -220,6 +220,7 @@ _AER_FIX = (
 
 NCCL_ACS = "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html"
 _P2PDMA = "https://docs.kernel.org/driver-api/pci/p2pdma.html"
+_GDS = "https://docs.nvidia.com/gpudirect-storage/best-practices-guide/software-settings.html"
 
 
 @check(
@@ -228,16 +229,16 @@ _P2PDMA = "https://docs.kernel.org/driver-api/pci/p2pdma.html"
     severity=Severity.MEDIUM,
     rows=["x-os-iommu-acs"],
     keys=[PEER_ROUTE],
-    references=[NCCL_ACS, _P2PDMA],
+    references=[NCCL_ACS, _GDS, _P2PDMA],
 )
 def acs(port: SwitchPort, expect: Expect) -> Finding:
     """On bare metal, PCIe switches pass on what GPUs and their peers exchange, in place of sending it to the processor.
 
-    With access control (ACS) a switch sends a request to a neighbour up to the root complex first. GPUDirect RDMA, and
-    exchanges between GPUs without NVLink, then share the switch's one link upwards with everything else; NCCL's guide
-    warns of low bandwidth and of hangs. Only the ports at which such ways part are judged: root ports are not. The
-    kernel switches ACS on by itself where an IOMMU is on, also in pass-through. A host that passes devices to guests
-    needs it for isolation: expect "redirected" there. Only root can read it.
+    With access control (ACS) a switch sends a request to a neighbour up to the root complex first. GPUDirect RDMA and
+    Storage, and GPUs without NVLink, then share the switch's one link upwards with everything else; NCCL's guide warns
+    of low bandwidth and of hangs. Only the ports at which such ways part are judged: root ports are not. The kernel
+    switches ACS on by itself where an IOMMU is on, also in pass-through. A host that passes devices to guests needs it
+    for isolation: expect "redirected" there. Only root can read it.
     """
     routing, bits = port.routing, port.bits
     told = "has no access control" if port.control is None else f"ACSCtl: {bits or 'nothing on'}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hostcheck.errors import Maybe, NotApplicable, Unavailable, need
 from hostcheck.facts.base import Fact, Optional
 from hostcheck.facts.gpu import GPUS, Gpu
+from hostcheck.facts.kernel import MODULES
 from hostcheck.facts.nvlink import TOPOLOGY, Topology
 from hostcheck.facts.pci import PCI, PciFunction, PciTree, parse_path
 from hostcheck.facts.pci_config import BITS, DOWNSTREAM, access_control, port_type
@@ -33,9 +34,9 @@ class SwitchPort:
 
     Attributes:
         address: of the port.
-        below: addresses of the GPUs or adapters on this port's side.
+        below: addresses of the GPUs, adapters or drives on this port's side.
         peers: addresses of those on the other side, under the same switch.
-        needed: true, or why it is not known whether the pairs have NVLink for what they exchange.
+        needed: true, or why it is not known whether any of the pairs exchanges data over PCIe.
         control: the control register of its ACS; None where it has no ACS.
     """
 
@@ -72,6 +73,13 @@ class SwitchPort:
         return "redirected"
 
 
+def _drives(tree: PciTree, modules: frozenset[str] | Unavailable) -> Iterator[tuple[PciFunction, Maybe[bool]]]:
+    """Yield the NVMe drives, which GPUs reach by themselves where GPUDirect Storage (nvidia-fs) is loaded."""
+    used = modules if isinstance(modules, Unavailable) else "nvidia_fs" in modules
+    if used is not False:
+        yield from ((drive, used) for drive in tree.functions if drive.is_nvme and not drive.virtual)
+
+
 def _rdma(tree: PciTree, devices: Reading) -> list[PciFunction]:
     """Return the functions with an RDMA interface that programs can use."""
     paths = (parse_path(entry.target) for entry in devices.listed(VERBS).values())
@@ -98,12 +106,15 @@ def _needs_pcie(
 
 
 def _pairs(
-    tree: PciTree, rdma: Sequence[PciFunction], gpus: Sequence[Gpu] | Unavailable, topology: Topology | Unavailable
+    tree: PciTree,
+    others: Sequence[tuple[PciFunction, Maybe[bool]]],
+    gpus: Sequence[Gpu] | Unavailable,
+    topology: Topology | Unavailable,
 ) -> Iterator[tuple[PciFunction, PciFunction, Maybe[bool]]]:
+    """Yield each GPU with what it exchanges data with over PCIe, and whether that is known."""
     cards = [card for card in tree.gpus if not card.is_passed_through]
     for place, card in enumerate(cards):
-        for adapter in rdma:
-            yield card, adapter, True
+        yield from ((card, other, needed) for other, needed in others)
         for other in cards[place + 1 :]:
             if card.shares(other) and (needed := _needs_pcie(card, other, gpus, topology)) is not False:
                 yield card, other, needed
@@ -127,11 +138,12 @@ def switch_ports(
     tree: PciTree,
     configs: Reading,
     devices: Reading,
+    modules: frozenset[str] | Unavailable,
     gpus: Sequence[Gpu] | Unavailable,
     topology: Topology | Unavailable,
     platform: Platform,
 ) -> Sequence[SwitchPort]:
-    """Return the ports that decide on what GPUs exchange with RDMA adapters, and with GPUs that NVLink does not reach.
+    """Return the ports that decide on what GPUs exchange with adapters, drives, and GPUs that NVLink does not reach.
 
     Raises:
         NotApplicable: there are none, or the switches are those of a hypervisor.
@@ -139,10 +151,10 @@ def switch_ports(
     """
     if platform.hypervisor:
         raise NotApplicable(f"{platform.label}: the bridges that a guest sees are not those of the machine")
-    rdma = _rdma(tree, devices)
+    others = [*((adapter, True) for adapter in _rdma(tree, devices)), *_drives(tree, modules)]
     configs.check()
     meeting: dict[str, list[tuple[str, str, Maybe[bool]]]] = {}
-    for one, other, needed in _pairs(tree, rdma, gpus, topology):
+    for one, other, needed in _pairs(tree, others, gpus, topology):
         for near, far in ((one, other), (other, one)):
             depth = near.shares(far)
             port = tree.by_address.get(near.path[depth]) if 0 < depth < len(near.path) - 1 else None
@@ -151,7 +163,9 @@ def switch_ports(
     ports = [_port(address, pairs, _control(configs, address)) for address, pairs in sorted(meeting.items())]
     ports = [port for port in ports if not isinstance(port.control, NotApplicable)]
     if not ports:
-        raise NotApplicable("no GPU shares a switch with an RDMA adapter, or with a GPU that NVLink does not reach")
+        raise NotApplicable(
+            "no GPU shares a switch with an RDMA adapter, a drive of GPUDirect Storage, or a GPU without NVLink to it"
+        )
     return ports
 
 
@@ -166,5 +180,13 @@ def _port(address: str, pairs: Sequence[tuple[str, str, Maybe[bool]]], control: 
 
 
 SWITCH_PORTS: Fact[Sequence[SwitchPort]] = Fact(
-    "pci.switch-ports", switch_ports, PCI, CONFIG, DEVICES_PROBE, Optional(GPUS), Optional(TOPOLOGY), PLATFORM
+    "pci.switch-ports",
+    switch_ports,
+    PCI,
+    CONFIG,
+    DEVICES_PROBE,
+    Optional(MODULES),
+    Optional(GPUS),
+    Optional(TOPOLOGY),
+    PLATFORM,
 )

@@ -207,13 +207,13 @@ def test_an_eight_gpu_server_redirects_nothing_between_gpus_and_adapters() -> No
     joined = {f"GPU{index}": "NV18" for index in range(8)}
     rows = tuple(TopologyRow(index=gpu.index, paths=joined, cpus="", node="") for gpu in gpus)
     platform = Facts(host("bare")).get(PLATFORM)
-    ports = switch_ports(tree, configured(dump), devices, gpus, Topology(gpus=rows, nics={}), platform)
+    ports = switch_ports(tree, configured(dump), devices, frozenset(), gpus, Topology(gpus=rows, nics={}), platform)
     assert len(adapters) == 12
     assert {below for port in ports for below in port.below} == {part.address for part in (*tree.gpus, *adapters)}
     assert {port.routing for port in ports} == {"direct"}
 
     redirecting = configured(re.sub(r"(ACSCtl:.*ReqRedir)-", r"\1+", dump))
-    ports = switch_ports(tree, redirecting, devices, gpus, Topology(gpus=rows, nics={}), platform)
+    ports = switch_ports(tree, redirecting, devices, frozenset(), gpus, Topology(gpus=rows, nics={}), platform)
     assert {port.routing for port in ports} == {"redirected"}
 
 
