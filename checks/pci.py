@@ -238,7 +238,7 @@ def acs(port: SwitchPort, expect: Expect) -> Finding:
     Storage, and GPUs without NVLink, then share the switch's one link upwards with everything else; NCCL's guide warns
     of low bandwidth and of hangs. Only the ports at which such ways part are judged: root ports are not. The kernel
     switches ACS on by itself where an IOMMU is on, also in pass-through. A host that passes devices to guests needs it
-    for isolation: expect "redirected" there. Only root can read it.
+    for isolation: expect "redirected" there. Only root can read it. Arm servers are not judged.
     """
     routing, bits = port.routing, port.bits
     told = "has no access control" if port.control is None else f"ACSCtl: {bits or 'nothing on'}"

@@ -146,11 +146,13 @@ def switch_ports(
     """Return the ports that decide on what GPUs exchange with adapters, drives, and GPUs that NVLink does not reach.
 
     Raises:
-        NotApplicable: there are none, or the switches are those of a hypervisor.
+        NotApplicable: there are none, the switches are those of a hypervisor, or the host is an Arm server.
         Unavailable: RDMA devices or the configuration space were not read.
     """
     if platform.hypervisor:
         raise NotApplicable(f"{platform.label}: the bridges that a guest sees are not those of the machine")
+    if platform.architecture == "aarch64":
+        raise NotApplicable("Arm servers: what they want of their switches has not been learnt on one yet")
     others = [*((adapter, True) for adapter in _rdma(tree, devices)), *_drives(tree, modules)]
     configs.check()
     meeting: dict[str, list[tuple[str, str, Maybe[bool]]]] = {}
