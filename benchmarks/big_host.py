@@ -1,10 +1,13 @@
-"""A synthetic host of fleet shape, as a tree of files: 512 CPUs, 8 NUMA nodes, 4,000 interrupts, 300 PCI functions."""
+"""A synthetic host of fleet shape, as a tree of files.
+
+512 CPUs, 8 NUMA nodes, 4,000 interrupts, 300 PCI functions, and 200 ports of PCI Express switches above them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-CPUS, NODES, IRQS, FUNCTIONS = 512, 8, 4_000, 300
+CPUS, NODES, IRQS, FUNCTIONS, PORTS = 512, 8, 4_000, 300, 200
 
 
 def build(root: Path, *, cpus: int = CPUS, irqs: int = IRQS, functions: int = FUNCTIONS) -> Path:
@@ -75,6 +78,10 @@ def build(root: Path, *, cpus: int = CPUS, irqs: int = IRQS, functions: int = FU
         path.write_text(text + "\n")
     for number in range(functions):
         _function(root, number, functions)
+    for number in range(PORTS):
+        port = root / f"sys/bus/pci/drivers/pcieport/0001:{number // 8:02x}:{number % 8:02x}.0"
+        port.mkdir(parents=True)
+        (port / "config").write_bytes(bytes.fromhex("b510498707041000") + bytes(4088))
     return root
 
 

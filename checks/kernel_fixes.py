@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hostcheck.expect import Between, Expectation, OneOf
+from hostcheck.expect import Expectation
+from hostcheck.matchers import Between, OneOf
 
 # After 99-sysctl.conf, which Debian and Ubuntu link to /etc/sysctl.conf: the last file holds.
 _DROP_IN = "/etc/sysctl.d/zz-gpu-{}.conf"

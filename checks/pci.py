@@ -6,14 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from hostcheck.errors import NotApplicable, Unavailable, need
-from hostcheck.expect import Expect, failed, passed
+from hostcheck.expect import Expect, Key, failed, passed
 from hostcheck.facts.aer import AER, AerCounters
 from hostcheck.facts.base import each
 from hostcheck.facts.cpu import NUMA, TOPOLOGY, CpuTopology, NumaNode, cpu_list, parse_cpu_list
 from hostcheck.facts.pci import PCI, PCI_GPUS, PciFunction, PciTree
+from hostcheck.facts.pci_acs import SWITCH_PORTS, SwitchPort
 from hostcheck.facts.pci_links import GPU_LINKS, HOPS, GpuLink, PciHop
 from hostcheck.model import Actor, Finding, Severity
 from hostcheck.registry import check
+
+PEER_ROUTE = Key("pci.acs", str, words=("direct", "redirected"))
 
 _RESEAT = (
     "Power the host off, reseat the card, riser and cables between {upper} and {lower}, and compare again; if the link "
@@ -143,18 +146,12 @@ def gpu_numa_node(gpu: PciFunction, nodes: Sequence[NumaNode], expect: Expect) -
 
 def _nearest_nics(gpu: PciFunction, tree: PciTree) -> str:
     """Say which NICs are nearest to a GPU: behind the same switch, else on the same node."""
-    shared = {nic.address: _shared(gpu, nic) for nic in tree.nics}
+    shared = {nic.address: gpu.shares(nic) for nic in tree.nics}
     closest = [address for address, depth in shared.items() if depth >= 2 and depth == max(shared.values())]
     if closest:
         return f"; behind the same PCIe switch: NIC {', '.join(closest)}"
     same = [nic.address for nic in tree.nics if isinstance(nic.numa_node, int) and nic.numa_node == gpu.numa_node]
     return f"; on the same node: NIC {', '.join(same)}" if same else ""
-
-
-def _shared(one: PciFunction, other: PciFunction) -> int:
-    """Return how many functions two paths from the root have in common; two and more are ports of one switch."""
-    pairs = zip(one.path, other.path, strict=False)
-    return next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(one.path), len(other.path)))
 
 
 @check(each(PCI_GPUS), PCI, TOPOLOGY, NUMA, id="pci.gpu-locality", severity=Severity.MEDIUM, rows=["os-numa-topology"])
@@ -219,6 +216,50 @@ _AER_FIX = (
     "dmesg | grep -A4 'AER.*{0}' names the errors. Power off and reseat the card and its riser or cable; if the errors "
     "come back, swap the card with a healthy slot's to tell card from slot."
 )
+
+
+NCCL_ACS = "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html"
+_P2PDMA = "https://docs.kernel.org/driver-api/pci/p2pdma.html"
+_GDS = "https://docs.nvidia.com/gpudirect-storage/best-practices-guide/software-settings.html"
+
+
+@check(
+    each(SWITCH_PORTS),
+    id="pci.acs",
+    severity=Severity.MEDIUM,
+    rows=["x-os-iommu-acs"],
+    keys=[PEER_ROUTE],
+    references=[NCCL_ACS, _GDS, _P2PDMA],
+)
+def acs(port: SwitchPort, expect: Expect) -> Finding:
+    """On bare metal, PCIe switches pass on what GPUs and their peers exchange, in place of sending it to the processor.
+
+    With access control (ACS) a switch sends a request to a neighbour up to the root complex first. GPUDirect RDMA and
+    Storage, and GPUs without NVLink, then share the switch's one link upwards with everything else; NCCL's guide warns
+    of low bandwidth and of hangs. Only the ports at which such ways part are judged: root ports are not. The kernel
+    switches ACS on by itself where an IOMMU is on, also in pass-through. A host that passes devices to guests needs it
+    for isolation: expect "redirected" there. Only root can read it. Arm servers are not judged.
+    """
+    routing, bits = port.routing, port.bits
+    told = "has no access control" if port.control is None else f"ACSCtl: {bits or 'nothing on'}"
+    how = "straight" if routing == "direct" else "by way of the root complex"
+    return expect(PEER_ROUTE).judge(
+        routing,
+        say=f"what {_some(port.below)} and {_some(port.peers)} exchange goes {how} ({told})",
+        fix=(_ISOLATE if routing == "direct" else _LET_THROUGH).format(port.address),
+        source=f"/sys/bus/pci/devices/{port.address}/config",
+    )
+
+
+_LET_THROUGH = (
+    "As root, until the next boot: setpci -s {0} ECAP_ACS+0x6.w=0000. For good: switch ACS off in the firmware setup "
+    "or, where an IOMMU is on, name {0} in pci=disable_acs_redir= on the kernel's command line."
+)
+_ISOLATE = "Switch the IOMMU on and take {0} out of pci=disable_acs_redir: the kernel then switches ACS on at boot."
+
+
+def _some(addresses: Sequence[str]) -> str:
+    return addresses[0] if len(addresses) == 1 else f"{addresses[0]} and {len(addresses) - 1} more"
 
 
 @check(each(PCI_GPUS), id="pci.driver-bound", severity=Severity.HIGH, rows=["x-gpu-count"])

@@ -10,23 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from hostcheck.errors import HostcheckError, Maybe, NotApplicable, Unavailable, need
-from hostcheck.expect import Expect, Expectation, Key, Layer, Matcher, parse_matcher, read_values, suggest
+from hostcheck.expect import Expect, Expectation, Key, Layer, parse_matcher, read_values, suggest
 from hostcheck.facts.base import FACTS
+from hostcheck.matchers import Matcher
 from hostcheck.model import Actor, Attestation, Finding, Severity, Waiver
 from hostcheck.registry import Check, select
 
 
 @dataclass(frozen=True, slots=True)
 class WaiverRule:
-    """Which findings a waiver covers: a check, and a subject or all of them."""
+    """Which findings a waiver is about: a check, and a subject or all of them."""
 
     check: str
     subject: str
     waiver: Waiver
 
+    def concerns(self, check: str, subject: str) -> bool:
+        """Whether the rule is about this finding, ended or not."""
+        return check == self.check and self.subject in ("*", subject)
+
     def covers(self, check: str, subject: str, today: str) -> bool:
-        """Whether the rule covers this finding and has not ended."""
-        return check == self.check and self.subject in ("*", subject) and today <= self.waiver.until
+        """Whether the rule is about this finding and has not ended."""
+        return self.concerns(check, subject) and today <= self.waiver.until
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,10 +174,13 @@ def _kind(wanted: Each[Subject]) -> str:
 def _waive(finding: Finding, id: str, checklist: Checklist, today: str) -> Finding:
     if finding.status in (Status.PASS, Status.NOT_APPLICABLE, Status.SKIPPED):
         return finding
+    ended = []
     for rule in checklist.waivers:
         if rule.covers(id, finding.subject, today):
             return replace(finding, waived=rule.waiver)
-    return finding
+        if rule.concerns(id, finding.subject):
+            ended.append(rule.waiver)
+    return replace(finding, expired=max(ended, key=lambda waiver: waiver.until, default=None))
 
 
 def _result(check: Check, findings: Sequence[Finding], trace: str, *, required: bool) -> Result:

@@ -1,4 +1,4 @@
-"""Expectations: matchers, the keys they belong to, and the layers that set them, each with its source."""
+"""Expectations: the keys that checks read, and the layers that set matchers for them, each with its source."""
 
 from __future__ import annotations
 
@@ -9,9 +9,22 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 from hostcheck.errors import HostcheckError
+from hostcheck.matchers import (
+    Absent,
+    AtLeast,
+    AtMost,
+    Between,
+    Equals,
+    Matcher,
+    OneOf,
+    Present,
+    Regex,
+    VersionAtLeast,
+    with_unit,
+)
 from hostcheck.model import Actor, Expected, Finding, Scalar, Status
 from hostcheck.versions import version_key
 
@@ -77,143 +90,6 @@ class Key:
             unit = f" {self.unit}" if self.unit else ""
             return f"{value}{unit} is outside {self.low:g} to {self.high:g}{unit}; is it in another unit?"
         return ""
-
-
-class Matcher(Protocol):
-    """Decides about one value, and says in words what it wants."""
-
-    def matches(self, value: Scalar) -> bool:
-        """Whether the value is as wanted."""
-        ...
-
-    def words(self, unit: str) -> str:
-        """Return the wish, with the unit."""
-        ...
-
-
-def _with_unit(value: Scalar, unit: str) -> str:
-    """Spell a value: thousands set off, no needless digits, yes and no for flags."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,} {unit}".strip() if abs(value) >= 10_000 else f"{value} {unit}".strip()
-    return f"{value:g} {unit}".strip() if isinstance(value, float) else f"{value} {unit}".strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Equals:
-    """The value is this one."""
-
-    value: Scalar
-
-    def matches(self, value: Scalar) -> bool:
-        return value == self.value and isinstance(value, bool) == isinstance(self.value, bool)
-
-    def words(self, unit: str) -> str:
-        return _with_unit(self.value, unit)
-
-
-@dataclass(frozen=True, slots=True)
-class OneOf:
-    """The value is one of these."""
-
-    values: tuple[Scalar, ...]
-
-    def matches(self, value: Scalar) -> bool:
-        return value in self.values
-
-    def words(self, unit: str) -> str:
-        return " or ".join(_with_unit(value, unit) for value in self.values)
-
-
-@dataclass(frozen=True, slots=True)
-class AtLeast:
-    """The number is no lower."""
-
-    value: float
-
-    def matches(self, value: Scalar) -> bool:
-        return isinstance(value, int | float) and value >= self.value
-
-    def words(self, unit: str) -> str:
-        return f"at least {_with_unit(self.value, unit)}"
-
-
-@dataclass(frozen=True, slots=True)
-class AtMost:
-    """The number is no higher."""
-
-    value: float
-
-    def matches(self, value: Scalar) -> bool:
-        return isinstance(value, int | float) and value <= self.value
-
-    def words(self, unit: str) -> str:
-        return f"at most {_with_unit(self.value, unit)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """The number is in a range, both ends included."""
-
-    low: float
-    high: float
-
-    def matches(self, value: Scalar) -> bool:
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
-    def words(self, unit: str) -> str:
-        return f"{_with_unit(self.low, '')} to {_with_unit(self.high, unit)}"
-
-
-@dataclass(frozen=True, slots=True)
-class VersionAtLeast:
-    """The dotted version is no older; a part that is missing counts as 0, text behind the numbers is ignored."""
-
-    value: str
-
-    def matches(self, value: Scalar) -> bool:
-        seen, wanted = version_key(str(value)), version_key(self.value)
-        width = max(len(seen), len(wanted))
-        return bool(seen) and seen + (0,) * (width - len(seen)) >= wanted + (0,) * (width - len(wanted))
-
-    def words(self, unit: str) -> str:
-        return f"version {self.value} or newer"
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """There is a value, whatever it is."""
-
-    def matches(self, value: Scalar) -> bool:
-        return value is not None
-
-    def words(self, unit: str) -> str:
-        return "present"
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """There is none."""
-
-    def matches(self, value: Scalar) -> bool:
-        return value is None
-
-    def words(self, unit: str) -> str:
-        return "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class Regex:
-    """The text matches a regular expression as a whole."""
-
-    value: str
-
-    def matches(self, value: Scalar) -> bool:
-        return re.fullmatch(self.value, str(value)) is not None
-
-    def words(self, unit: str) -> str:
-        return f"like {self.value}"
 
 
 MATCHERS = (
@@ -402,7 +278,7 @@ class Expectation:
             source: where the value was read.
         """
         good = self.matcher.matches(observed)
-        line = say or f"{self.key.name.split('.', 1)[1].replace('-', ' ')} is {_with_unit(observed, self.key.unit)}"
+        line = say or f"{self.key.name.split('.', 1)[1].replace('-', ' ')} is {with_unit(observed, self.key.unit)}"
         return Finding(
             status=Status.PASS if good else Status.FAIL,
             subject=subject,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from hostcheck.expect import KEYS, AtLeast, Between, Equals, Key, Layer, key_of
+from hostcheck.expect import KEYS, Key, Layer, key_of
 from hostcheck.gpu_table import MEMORY_UNITS, NVIDIA, GpuModel, GpuTable, ModelLink
+from hostcheck.matchers import AtLeast, Between, Equals
 
 # Figures that disagree by more are wrong somewhere; figures off by this factor are those with sparsity.
 _CLOSE = 0.05

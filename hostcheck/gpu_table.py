@@ -14,7 +14,8 @@ from importlib.resources import files
 from typing import Any
 
 from hostcheck.errors import HostcheckError
-from hostcheck.expect import KEYS, AtLeast, Key, Layer
+from hostcheck.expect import KEYS, Key, Layer
+from hostcheck.matchers import AtLeast
 
 NVIDIA = "10de"
 

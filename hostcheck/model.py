@@ -109,6 +109,7 @@ class Finding:
         cause: for unknown, the probe (or expectation key) that is the reason; equal causes are grouped.
         source: where the observed value was read, such as "nvidia-smi -q -x".
         waived: set where the checklist waives this finding; it is then not counted.
+        expired: the waiver that it had, where the last of them has ended; it counts again.
     """
 
     status: Status
@@ -122,6 +123,7 @@ class Finding:
     cause: str = ""
     source: str = ""
     waived: Waiver | None = None
+    expired: Waiver | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -269,18 +269,27 @@ def hostile() -> Run:
     """A run in which every text that a host can supply is an attack."""
     text = HOSTILE
     waiver = Waiver(reason=text, until="2027-01-01", by=text)
+    ended = Waiver(reason=text, until=text, by=text)
     wanted = (text, text, text)
     return run(
         result(
             "gpu.one",
             finding(
-                "fail", text, subject=text, observed=text, expected=wanted, fix=text, source=text, actor=Actor.OPERATOR
+                "fail",
+                text,
+                subject=text,
+                observed=text,
+                expected=wanted,
+                fix=text,
+                source=text,
+                actor=Actor.OPERATOR,
+                expired=ended,
             ),
             title=text,
             rationale=text,
             references=(text, "javascript:x"),
         ),
-        result("gpu.two", finding("unknown", text, subject=text, cause=text), rationale=text),
+        result("gpu.two", finding("unknown", text, subject=text, cause=text, expired=ended), rationale=text),
         result("gpu.three", finding("error", text, subject=text), traceback=text),
         result("gpu.four", finding("fail", text, subject=text, waived=waiver)),
         result("gpu.five", finding("fail", text, subject=text), severity="info"),
@@ -291,6 +300,22 @@ def hostile() -> Run:
         attestations=(Attestation(row=text, answer=True, by=text, date=text, note=text),),
         checklist=text,
         role=text,
+    )
+
+
+def expired() -> Run:
+    """A run whose waivers have all ended."""
+    waiver = Waiver(reason="spare board is on order, ticket 4711", until="2026-10-31")
+    fields: dict[str, Any] = {"actor": Actor.OPERATOR, "expired": waiver}
+    return run(
+        result("memory.swap", finding("fail", "swap is on", **fields)),
+        result(
+            "network.mtu",
+            finding("fail", "the MTU is 1500", subject="eth2", **fields),
+            finding("fail", "the MTU is 576", subject="eth3", actor=Actor.OPERATOR),
+        ),
+        result("gpu.ecc", finding("unknown", "gpu.smi: timeout", subject="gpu3", cause="gpu.smi", expired=waiver)),
+        result("kernel.version", finding("unknown", "no kernel is named", expired=waiver)),
     )
 
 
@@ -310,4 +335,4 @@ def huge(number: int = 1000) -> Run:
     return run(result("rdma.errors", *many, severity="high"), *checks)
 
 
-SAMPLES = {"empty": empty, "healthy": healthy, "mixed": mixed, "hostile": hostile, "huge": huge}
+SAMPLES = {"empty": empty, "healthy": healthy, "mixed": mixed, "hostile": hostile, "huge": huge, "expired": expired}

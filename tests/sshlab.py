@@ -19,9 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from hostcheck.snapshot.archive import read_archive
+from hostcheck.snapshot.probes import FileProbe
+from hostcheck.snapshot.program import program
 from hostcheck.transport.base import Answer, Reach
 from hostcheck.transport.ssh import SshOptions, SshTransport
 
+TEXT = program([FileProbe("memory.vm", ("/proc/sys/vm/swappiness",))]).encode()
 PASSWORD = "correct horse"
 SSHD = "/usr/sbin/sshd"
 ACCOUNTS = {  # name: login shell
@@ -130,6 +134,11 @@ class Lab:
     folder: Path
     number: int
     hosts: dict[str, Host] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Host:
+        """The host of that name, which tests share that do it no harm."""
+        return self.hosts["main"]
 
     @property
     def key(self) -> Path:
@@ -304,7 +313,7 @@ class Lab:
 def ask(
     address: str,
     config: Path,
-    text: bytes,
+    text: bytes = TEXT,
     *,
     user: str | None = None,
     port: int | None = None,
@@ -317,6 +326,12 @@ def ask(
     transport = SshTransport("node7", address=address, user=user, port=port, options=chosen)
     assert transport.host == "node7"
     return transport.run(text, seconds=seconds, most=most)
+
+
+def uid(answer: Answer) -> int:
+    """Return as whom the program ran."""
+    assert answer.reach is Reach.OK, answer.why
+    return read_archive(answer.out).manifest.uid
 
 
 def refused(answer: Answer, reach: Reach, *words: str) -> None:

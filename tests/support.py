@@ -57,7 +57,7 @@ def host(name: str) -> Snapshot:
 
 
 def _bare() -> Snapshot:
-    files: dict[str, str] = {}
+    files: dict[str, Any] = {}
     outputs: dict[str, str] = {}
     links: dict[str, str] = {}
     for path in sorted(CASES.glob("*.toml")):
@@ -71,7 +71,7 @@ def _bare() -> Snapshot:
     return Snapshot(manifest, readings)
 
 
-def _answer(probe: Probe, files: Mapping[str, str], outputs: Mapping[str, str], links: Mapping[str, str]) -> Reading:
+def _answer(probe: Probe, files: Mapping[str, Any], outputs: Mapping[str, str], links: Mapping[str, str]) -> Reading:
     if isinstance(probe, CommandProbe):
         if probe.id not in outputs:
             return Reading(probe.id, Ending.ABSENT, note="not installed")
@@ -81,12 +81,22 @@ def _answer(probe: Probe, files: Mapping[str, str], outputs: Mapping[str, str], 
         entries = {path: _entry(text) for path, text in sorted(links.items()) if _asked(path, probe.paths)}
         return Reading(probe.id, Ending.OK, 0, 0.1, 86_400.0, asked=probe.paths, entries=entries)
     states = {
-        path: FileState(Ending.OK, f"{text}\n".encode())
-        for path, text in sorted(files.items())
-        if _asked(path, probe.paths)
+        path: FileState(Ending.OK, content(text)) for path, text in sorted(files.items()) if _asked(path, probe.paths)
     }
     answer = Reading(probe.id, Ending.OK, 0, 0.1, 86_400.0, asked=probe.paths, files=states)
     return replace(answer, later=replace(answer, at=86_410.0)) if probe.twice else answer
+
+
+def content(told: str | Mapping[str, Any]) -> bytes:
+    """Return a file's bytes: a text and its newline; or `size` bytes, all zero but for what stands at some offsets."""
+    if isinstance(told, str):
+        return f"{told}\n".encode()
+    data = bytearray(told["size"])
+    for offset, digits in told.items():
+        if offset != "size":
+            part = bytes.fromhex(digits)
+            data[int(offset, 16) : int(offset, 16) + len(part)] = part
+    return bytes(data[: told["size"]])
 
 
 def _asked(path: str, patterns: tuple[str, ...]) -> bool:
@@ -176,7 +186,7 @@ class Scene:
             if text == "denied":
                 files[path] = FileState(Ending.DENIED, b"", "Permission denied")
             elif text is not False:
-                files[path] = FileState(Ending.OK, f"{text}\n".encode())
+                files[path] = FileState(Ending.OK, content(text))
         return dict(sorted(files.items()))
 
     def checklist(self, *only: str) -> Checklist:

@@ -122,7 +122,7 @@ def iommu(state: Iommu, platform: Platform, expect: Expect) -> Steps:
     """Say how the IOMMU is put into pass-through.
 
     It is said and not done: the argument depends on the board and its firmware, and a host whose devices are passed
-    to guests needs translation. PCIe access control (ACS) on the switches belongs to the same decision.
+    to guests needs translation.
     """
     platform.need_bare_metal("the IOMMU is the hypervisor's")
     if not state.serves:
@@ -131,8 +131,7 @@ def iommu(state: Iommu, platform: Platform, expect: Expect) -> Steps:
     if not wanted.matcher.matches(need(state.state)):
         argument = "iommu.passthrough=1" if platform.architecture == "aarch64" else "iommu=pt"
         told = f"the IOMMU is {need(state.state)}, not {wanted.view.text}: {boot_argument_by_hand(argument)}"
-        acs = " Where guests do not need it, switch ACS off on the bridges between GPUs and NICs in the firmware, too."
-        yield by_hand("iommu", told + acs, because(wanted))
+        yield by_hand("iommu", told, because(wanted))
 
 
 @tuner(CMDLINE, id="kernel.machine-checks", fixes=["kernel.machine-checks"])

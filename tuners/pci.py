@@ -1,17 +1,20 @@
-"""PCI functions: whether they may be suspended."""
+"""PCI functions: whether they may be suspended, and what their switches redirect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hostcheck.checks.pci import NCCL_ACS, PEER_ROUTE
 from hostcheck.errors import need
 from hostcheck.expect import Expect
 from hostcheck.facts.dropins import MARK, OWN, OwnFiles
 from hostcheck.facts.pci import DEVICES, PCI_GPUS, PciFunction
+from hostcheck.facts.pci_acs import SWITCH_PORTS, SwitchPort
+from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Reload
 
-from .making import claimed, drop_in, write
+from .making import because, by_hand, claimed, drop_in, write
 
 _SOURCE = "run-time power management is for notebooks: NVIDIA driver documentation, PCI-Express Runtime D3 (RTD3)"
 
@@ -42,3 +45,29 @@ def power_control(gpus: Sequence[PciFunction], own: OwnFiles, expect: Expect) ->
         yield from drop_in(
             own, file, [rule], why="no job waits for a GPU to wake", source=_SOURCE, reload=Reload.UDEV, opt_in=True
         )
+
+
+@tuner(
+    SWITCH_PORTS, PLATFORM, id="pci.acs", fixes=["pci.acs"], rows=["x-os-iommu-acs"], keys=[PEER_ROUTE],
+    references=[NCCL_ACS],
+)  # fmt: skip
+def acs(ports: Sequence[SwitchPort], platform: Platform, expect: Expect) -> Iterator[Change | Refusal]:
+    """Say how access control (ACS) is switched off on the switch ports between GPUs and their peers.
+
+    It is said and not done: it takes away what keeps devices of guests apart, and lasts only in the firmware or on the
+    kernel's command line. Writing the old number with setpci takes it back.
+    """
+    platform.need_bare_metal("the PCIe switches are the host's")
+    wanted = expect(PEER_ROUTE)
+    redirecting = [port for port in ports if port.routing == "redirected"]
+    if not redirecting or wanted.matcher.matches("redirected"):
+        return
+    names = ";".join(port.address for port in redirecting)
+    before = ", ".join(sorted({f"{need(port.control) or 0:04x}" for port in redirecting}))
+    commands = " && ".join(f"setpci -s {port.address} ECAP_ACS+0x6.w=0000" for port in redirecting)
+    told = (
+        f"access control on {names} redirects what GPUs and their peers exchange. For good: switch it off in the "
+        f"firmware setup or, where an IOMMU is on, give the kernel 'pci=disable_acs_redir={names}' (in quotes for "
+        f"GRUB). Until the next boot (before: {before}): "
+    )
+    yield by_hand("ACS", told + commands, because(wanted))

@@ -98,6 +98,11 @@ class PciFunction:
         """What expectation layers may match."""
         return {"pci": self.pci}
 
+    def shares(self, other: PciFunction) -> int:
+        """Return how many functions its path has in common with another one's; two and more are ports of one switch."""
+        pairs = zip(self.path, other.path, strict=False)
+        return next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(self.path), len(other.path)))
+
     @property
     def kind(self) -> int:
         """Class and subclass, such as 0x0302."""

@@ -11,7 +11,7 @@ from hostcheck.render.fleet_hosts import hosts_line
 from hostcheck.render.fold import fold_line
 from hostcheck.render.group import tunable
 from hostcheck.render.page import SEVERITY_STYLE, Page, page_width, wants_ascii, wants_color
-from hostcheck.render.words import many, provenance, threshold, when, why
+from hostcheck.render.words import expired, many, provenance, threshold, when, why
 
 _VERDICT_STYLE = {None: "bold red", 0: "bold green", 1: "bold red", 3: "bold yellow"}
 _LINES, _FIXES, _SETS, _FAR, _IDS, _RANGES = 8, 3, 12, 8, 6, 8
@@ -161,6 +161,7 @@ def _seen(page: Page, issue: group.FleetIssue, verbose: bool) -> None:
         source = provenance(line.finding)
         page.put(f"{label}:" if label else "", line.finding.summary, indent=4, hang=6)
         page.put(words.compared_range(line), (f"({source})" if source else "", "dim"), indent=6)
+        page.put((expired(line.finding), "yellow"), indent=6)
     _more(page, len(issue.seen) - len(shown), "line", indent=4)
 
 

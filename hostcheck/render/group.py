@@ -91,11 +91,13 @@ class Affected:
 
     Attributes:
         counted: whether any of them takes part in the exit code.
+        expired: the last date on which one of them was waived; empty if none was.
     """
 
     id: str
     subjects: tuple[str, ...]
     counted: bool
+    expired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +348,7 @@ def _cause(run: Run, status: Status, pairs: Sequence[tuple[Result, Finding]], en
                 id,
                 tuple(finding.subject for _, finding in own),
                 any(counted(run, result, finding) for result, finding in own),
+                max((finding.expired.until for _, finding in own if finding.expired), default=""),
             )
             for id, own in checks.items()
         ),

@@ -90,6 +90,7 @@ def _issue(page: Page, issue: group.Issue, verbose: bool) -> None:
         other = issue.differing(same)
         page.put(subjects, same.finding.summary, f"({other})" if other else "", indent=4, hang=4 if only else 6)
         _evidence(page, finding, 4 if only else 6, verbose)
+        page.put((words.expired(finding), "yellow"), indent=4 if only else 6)
     _more(page, len(issue.seen) - len(shown), "line", indent=4)
     if issue.expected is not None:
         _evidence(page, issue.expected, 4, verbose=False)

@@ -138,8 +138,13 @@ def gist(result: Result) -> str:
     seen = by_status(result)
     first, *others = [same for same in seen if same.finding.status is result.status] or seen
     subjects = "" if set(first.subjects) <= {"host", ""} else f"{fold_line(first.subjects)}: "
-    waived = " (waived)" if first.finding.waived else ""
+    waived = " (waived)" if first.finding.waived else f" ({ended})" if (ended := expired(first.finding)) else ""
     return f"{subjects}{first.finding.summary}{waived}" + (f"; and {len(others)} more" if others else "")
+
+
+def expired(finding: Finding) -> str:
+    """Return "its waiver expired on 2026-10-31", or nothing where it had none, or one holds."""
+    return f"its waiver expired on {finding.expired.until}" if finding.expired else ""
 
 
 def compared(finding: Finding) -> str:
@@ -213,8 +218,10 @@ def headline(cause: Cause) -> str:
 
 
 def affected(check: Affected, folded: str) -> str:
-    """Return a check's id, and its subjects in parentheses unless they are the host as a whole."""
-    return check.id if set(check.subjects) <= {"host", ""} else f"{check.id} ({folded})"
+    """Return a check's id; in parentheses its subjects unless they are the host as a whole, and that a waiver ended."""
+    ended = f"waiver expired on {check.expired}" if check.expired else ""
+    more = "; ".join(filter(None, ("" if set(check.subjects) <= {"host", ""} else folded, ended)))
+    return f"{check.id} ({more})" if more else check.id
 
 
 def refused(run: Run, found: Sequence[Cause]) -> int:
@@ -225,7 +232,7 @@ def refused(run: Run, found: Sequence[Cause]) -> int:
     for cause in found:
         ending = cause.probe.ending if cause.probe else ""
         said = " ".join(cause.reasons).lower()
-        if ending == "denied" or "denied" in said or "not permitted" in said:
+        if ending == "denied" or any(word in said for word in ("denied", "not permitted", "only root")):
             ids |= {check.id for check in cause.checks}
     return len(ids)
 

@@ -96,5 +96,7 @@ NVIDIA_DRIVER = Guard(
     why_not="the NVIDIA driver is not loaded, or every GPU is suspended, and asking would load or wake it",
 )
 GPUS_AWAKE = Guard(
-    any_of=("/sys",), awake=_GPUS_POWER, why_not="every GPU is suspended, and reading its link would wake it"
+    any_of=("/sys",),
+    awake=_GPUS_POWER,
+    why_not="every GPU is suspended, and reading its link, or the ports above it, would wake it",
 )

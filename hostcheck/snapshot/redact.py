@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address
 
+from hostcheck.facts.pci_config import without_serial
 from hostcheck.snapshot.reading import Entry, FileState, Reading, Snapshot
 
 KERNEL_PARAMETERS = frozenset(
@@ -80,6 +81,8 @@ def _reading(reading: Reading, mask: _Masks) -> Reading:
 
 
 def _file(path: str, state: FileState, mask: _Masks) -> FileState:
+    if path.startswith("/sys/bus/pci/") and path.endswith("/config"):
+        return replace(state, data=without_serial(state.data))
     text = state.data.decode("utf-8", "surrogateescape")
     if path == "/proc/cmdline":
         text = kernel_command_line(text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from hostcheck.expect import AtLeast, AtMost, Between, Equals, Expectation, OneOf
+from hostcheck.expect import Expectation
+from hostcheck.matchers import AtLeast, AtMost, Between, Equals, OneOf
 from hostcheck.model import Scalar
 
 

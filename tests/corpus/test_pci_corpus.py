@@ -13,12 +13,17 @@ from pathlib import Path
 import pytest
 
 from hostcheck.facts.base import Facts
+from hostcheck.facts.gpu import Gpu
 from hostcheck.facts.irq import parse_interrupts
+from hostcheck.facts.nvlink import Topology, TopologyRow
 from hostcheck.facts.pci import FUNCTIONS, LINKS, LISTING, PCI, PciTree
+from hostcheck.facts.pci_acs import CONFIG, switch_ports
 from hostcheck.facts.pci_links import hops
+from hostcheck.facts.platform import PLATFORM
+from hostcheck.facts.software import DEVICES_PROBE
 from hostcheck.model import Result
 from hostcheck.snapshot.reading import Ending, Entry, FileState, Manifest, Reading, Snapshot
-from support import Case, host
+from support import Case, content, host
 
 CORPUS = Path(os.environ.get("HOSTCHECK_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason=f"the corpus of captured outputs is not at {CORPUS}")
@@ -167,6 +172,49 @@ def test_an_eight_gpu_server_has_no_link_below_what_both_ends_can() -> None:
     assert not slow, "ports that lspci calls downgraded have a slower device below"
     shared = {bridge.address for gpu in tree.gpus for bridge in tree.parents(gpu)}
     assert all(len(tree.parents(gpu)) >= 3 for gpu in tree.gpus), f"each GPU is behind a switch: {sorted(shared)}"
+
+
+def configured(dump: str) -> Reading:
+    """Return the configuration space of each port: the type and access control that lspci printed."""
+    files = {}
+    for block in re.split(r"\n\n+", dump):
+        kind = re.search(r"Express \(v2\) (Root|Upstream|Downstream) Port", block)
+        if kind is None:
+            continue
+        control = re.search(r"ACSCtl:\s*(.*)", block)
+        bits = [word.endswith("+") for word in control[1].split()] if control else []
+        space = {"size": 4096, "0": "b510498707041000", "34": "68"}
+        space["68"] = f"1000{('Root', 'Upstream', 'Downstream').index(kind[1]) + 4 << 4 | 2:02x}01"
+        if control:
+            space["100"] = f"0d0001007f00{sum(bit << place for place, bit in enumerate(bits)):02x}00"
+        path = CONFIG.paths[0].replace("*", f"0000:{block.split()[0]}")
+        files[path] = FileState(Ending.OK, content(space))
+    return Reading(CONFIG.id, Ending.OK, asked=CONFIG.paths, files=files)
+
+
+def test_an_eight_gpu_server_redirects_nothing_between_gpus_and_adapters() -> None:
+    """Six of its bridges check sources and one redirects, none of them between a GPU and its adapter."""
+    dump = text("lspci/gpud-xe9680-8xh100-vvv.txt")
+    tree = tree_of(dump)
+    adapters = [nic for nic in tree.nics if not nic.address.startswith("0000:01:")]  # ConnectX; the others are BCM5720
+    target = "../../devices/pci0000:00/{}/infiniband_verbs/uverbs0"
+    verbs = {
+        f"/sys/class/infiniband_verbs/uverbs{number}": Entry("l", target=target.format("/".join(nic.path)))
+        for number, nic in enumerate(adapters)
+    }
+    devices = Reading(DEVICES_PROBE.id, Ending.OK, asked=DEVICES_PROBE.paths, entries=verbs)
+    gpus = [Gpu(index=index, bus_id=gpu.address, source="nvidia-smi") for index, gpu in enumerate(tree.gpus)]
+    joined = {f"GPU{index}": "NV18" for index in range(8)}
+    rows = tuple(TopologyRow(index=gpu.index, paths=joined, cpus="", node="") for gpu in gpus)
+    platform = Facts(host("bare")).get(PLATFORM)
+    ports = switch_ports(tree, configured(dump), devices, frozenset(), gpus, Topology(gpus=rows, nics={}), platform)
+    assert len(adapters) == 12
+    assert {below for port in ports for below in port.below} == {part.address for part in (*tree.gpus, *adapters)}
+    assert {port.routing for port in ports} == {"direct"}
+
+    redirecting = configured(re.sub(r"(ACSCtl:.*ReqRedir)-", r"\1+", dump))
+    ports = switch_ports(tree, redirecting, devices, frozenset(), gpus, Topology(gpus=rows, nics={}), platform)
+    assert {port.routing for port in ports} == {"redirected"}
 
 
 def test_a_recorded_fault_is_found() -> None:

@@ -13,12 +13,8 @@ import pytest
 import sshlab
 from hostcheck.errors import HostcheckError
 from hostcheck.snapshot.archive import read_archive
-from hostcheck.snapshot.probes import FileProbe
-from hostcheck.snapshot.program import program
 from hostcheck.transport.base import Answer, Reach
-from sshlab import Lab, refused
-
-TEXT = program([FileProbe("memory.vm", ("/proc/sys/vm/swappiness",))]).encode()
+from sshlab import TEXT, Lab, refused
 
 
 @pytest.fixture(scope="module")

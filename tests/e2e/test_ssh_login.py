@@ -11,13 +11,8 @@ from pathlib import Path
 import pytest
 
 import sshlab
-from hostcheck.snapshot.archive import read_archive
-from hostcheck.snapshot.probes import FileProbe
-from hostcheck.snapshot.program import program
-from hostcheck.transport.base import Answer, Reach
-from sshlab import PASSWORD, Host, Lab, keygen, refused
-
-TEXT = program([FileProbe("memory.vm", ("/proc/sys/vm/swappiness",))]).encode()
+from hostcheck.transport.base import Reach
+from sshlab import PASSWORD, Host, Lab, ask, keygen, refused, uid
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +25,6 @@ def lab() -> Iterator[Lab]:
         keygen("ed25519", built.folder / "ca")
         keygen("ed25519", built.folder / "stranger")
         yield built
-
-
-@pytest.fixture
-def main(lab: Lab) -> Host:
-    return lab.hosts["main"]
-
-
-def ask(address: str, config: Path, **further: object) -> Answer:
-    return sshlab.ask(address, config, TEXT, **further)  # type: ignore[arg-type]
-
-
-def uid(answer: Answer) -> int:
-    assert answer.reach is Reach.OK, answer.why
-    return read_archive(answer.out).manifest.uid
 
 
 def mine(lab: Lab, text: str, *, user: str = "root") -> Path:
@@ -171,28 +152,28 @@ def test_an_alias_and_a_port_have_their_own_keys(lab: Lab) -> None:
 # Logins
 
 
-def test_a_wrong_key(lab: Lab, main: Host) -> None:
+def test_a_wrong_key(lab: Lab) -> None:
     config = mine(lab, f"IdentityFile {lab.folder}/stranger")
-    answer = ask(main.address, config)
+    answer = ask(lab.main.address, config)
     refused(answer, Reach.DENIED, f"does not let root in with {lab.folder}/stranger", "asks for: publickey, password")
     assert answer.attempts == 1
 
 
-def test_no_key_at_all(lab: Lab, main: Host) -> None:
-    refused(ask(main.address, mine(lab, "")), Reach.DENIED, "no key to log in with as root", "ssh-add")
+def test_no_key_at_all(lab: Lab) -> None:
+    refused(ask(lab.main.address, mine(lab, "")), Reach.DENIED, "no key to log in with as root", "ssh-add")
 
 
-def test_a_key_that_is_not_there_is_told(lab: Lab, main: Host) -> None:
-    answer = ask(main.address, mine(lab, "IdentityFile /no/such/key"))
+def test_a_key_that_is_not_there_is_told(lab: Lab) -> None:
+    answer = ask(lab.main.address, mine(lab, "IdentityFile /no/such/key"))
     refused(answer, Reach.DENIED, "/no/such/key: No such file or directory")
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
-def test_each_kind_of_key(lab: Lab, main: Host, kind: str) -> None:
+def test_each_kind_of_key(lab: Lab, kind: str) -> None:
     key = keygen(kind, lab.folder / f"kind_{kind}")
     with (lab.folder / "authorized_keys").open("a") as file:
         file.write(key.with_suffix(".pub").read_text())
-    assert uid(ask(main.address, mine(lab, f"IdentityFile {lab.folder}/kind_{kind}"))) == 0
+    assert uid(ask(lab.main.address, mine(lab, f"IdentityFile {lab.folder}/kind_{kind}"))) == 0
 
 
 @pytest.fixture
@@ -214,68 +195,69 @@ def add(agent: str, key: Path, passphrase: str = "") -> None:
     subprocess.run(["ssh-add", "-q", key], env=environment, check=True, stdin=subprocess.DEVNULL)
 
 
-def test_a_locked_key_is_used_through_the_agent(lab: Lab, main: Host, agent: str) -> None:
+def test_a_locked_key_is_used_through_the_agent(lab: Lab, agent: str) -> None:
     key = lab.folder / "locked"
     if not key.exists():
         sshlab.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "secret words", "-f", key)
         with (lab.folder / "authorized_keys").open("a") as file:
             file.write(key.with_suffix(".pub").read_text())
-    refused(ask(main.address, mine(lab, f"IdentityFile {key}")), Reach.DENIED, "has a passphrase", "ssh-add")
+    refused(ask(lab.main.address, mine(lab, f"IdentityFile {key}")), Reach.DENIED, "has a passphrase", "ssh-add")
     add(agent, key, "secret words")
     config = f"IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile "
-    assert uid(ask(main.address, mine(lab, f"{config}{key}"))) == 0
-    assert uid(ask(main.address, mine(lab, f"{config}{key}.pub"))) == 0
+    assert uid(ask(lab.main.address, mine(lab, f"{config}{key}"))) == 0
+    assert uid(ask(lab.main.address, mine(lab, f"{config}{key}.pub"))) == 0
 
 
-def test_only_the_named_key_of_a_full_agent_is_offered(lab: Lab, main: Host, agent: str) -> None:
+def test_only_the_named_key_of_a_full_agent_is_offered(lab: Lab, agent: str) -> None:
     for number in range(6):
         add(agent, keygen("ed25519", lab.folder / f"crowd{number}"))
     add(agent, lab.key)
-    crowded = ask(main.address, mine(lab, f"IdentityAgent {agent}"))
+    crowded = ask(lab.main.address, mine(lab, f"IdentityAgent {agent}"))
     refused(crowded, Reach.DENIED, "closed the connection after the agent's crowd0", "IdentitiesOnly")
     only = f"IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {lab.key}.pub"
-    assert uid(ask(main.address, mine(lab, only))) == 0
+    assert uid(ask(lab.main.address, mine(lab, only))) == 0
     # Named keys come first, without IdentitiesOnly too.
-    assert uid(ask(main.address, mine(lab, f"IdentityAgent {agent}\nIdentityFile {lab.key}"))) == 0
+    assert uid(ask(lab.main.address, mine(lab, f"IdentityAgent {agent}\nIdentityFile {lab.key}"))) == 0
 
 
-def test_an_agent_that_is_gone_is_told(lab: Lab, main: Host) -> None:
-    refused(ask(main.address, mine(lab, "IdentityAgent /no/agent")), Reach.DENIED, "agent at /no/agent does not answer")
+def test_an_agent_that_is_gone_is_told(lab: Lab) -> None:
+    answer = ask(lab.main.address, mine(lab, "IdentityAgent /no/agent"))
+    refused(answer, Reach.DENIED, "agent at /no/agent does not answer")
 
 
 @pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
-def test_a_certificate_lets_a_key_in(lab: Lab, main: Host, kind: str, beside: bool) -> None:
+def test_a_certificate_lets_a_key_in(lab: Lab, kind: str, beside: bool) -> None:
     key = keygen(kind, lab.folder / f"cert{kind}{beside}")
     sshlab.call("ssh-keygen", "-q", "-s", lab.folder / "ca", "-I", "me", "-n", "root", f"{key}.pub")
     certificate = key.with_name(f"{key.name}-cert.pub")
     text = f"IdentityFile {key}"
     if not beside:
         text += f"\nCertificateFile {certificate.rename(lab.folder / f'elsewhere-{kind}.pub')}"
-    assert uid(ask(main.address, mine(lab, text))) == 0
+    assert uid(ask(lab.main.address, mine(lab, text))) == 0
 
 
-def test_a_certificate_goes_with_a_key_of_the_agent(lab: Lab, main: Host, agent: str) -> None:
+def test_a_certificate_goes_with_a_key_of_the_agent(lab: Lab, agent: str) -> None:
     key = keygen("ed25519", lab.folder / "agentcert")
     sshlab.call("ssh-keygen", "-q", "-s", lab.folder / "ca", "-I", "me", "-n", "root", f"{key}.pub")
     add(agent, key)
     key.unlink()
     text = f"IdentityAgent {agent}\nIdentityFile {key}\nCertificateFile {key}-cert.pub"
-    assert uid(ask(main.address, mine(lab, text))) == 0
+    assert uid(ask(lab.main.address, mine(lab, text))) == 0
 
 
-def test_a_password_is_asked_for_only_when_it_helps(lab: Lab, main: Host) -> None:
+def test_a_password_is_asked_for_only_when_it_helps(lab: Lab) -> None:
     asked = []
 
     def password() -> str:
         asked.append(1)
         return PASSWORD
 
-    assert uid(ask(main.address, lab.config, user="asker", password=password)) > 0
+    assert uid(ask(lab.main.address, lab.config, user="asker", password=password)) > 0
     assert not asked
-    assert uid(ask(main.address, mine(lab, "", user="asker"), password=password)) > 0
+    assert uid(ask(lab.main.address, mine(lab, "", user="asker"), password=password)) > 0
     assert len(asked) == 1
-    wrong = ask(main.address, mine(lab, "", user="asker"), password=lambda: f"not {PASSWORD}")
+    wrong = ask(lab.main.address, mine(lab, "", user="asker"), password=lambda: f"not {PASSWORD}")
     refused(wrong, Reach.DENIED, "does not let asker in with the password")
 
 
@@ -304,15 +286,15 @@ def test_jump_hosts_in_a_circle(lab: Lab) -> None:
     refused(ask("a", config), Reach.ERROR, "jump host b", "circle")
 
 
-def test_the_key_of_a_jump_host_is_checked_too(lab: Lab, main: Host) -> None:
+def test_the_key_of_a_jump_host_is_checked_too(lab: Lab) -> None:
     jump = lab.host("strangejump", known=False)
-    config = lab.write_config(f"Host {main.address}\n  ProxyJump {jump.address}", name="strange")
-    refused(ask(main.address, config), Reach.HOST_KEY, f"jump host {jump.address}", print_of(jump))
+    config = lab.write_config(f"Host {lab.main.address}\n  ProxyJump {jump.address}", name="strange")
+    refused(ask(lab.main.address, config), Reach.HOST_KEY, f"jump host {jump.address}", print_of(jump))
 
 
-def test_a_proxy_command(lab: Lab, main: Host) -> None:
-    text = f"Host x\n  HostName {main.address}\n  ProxyCommand busybox nc %h %p"
-    config = lab.write_config(f"{text}\n  HostKeyAlias {main.address}", name="proxy")
+def test_a_proxy_command(lab: Lab) -> None:
+    text = f"Host x\n  HostName {lab.main.address}\n  ProxyCommand busybox nc %h %p"
+    config = lab.write_config(f"{text}\n  HostKeyAlias {lab.main.address}", name="proxy")
     assert uid(ask("x", config)) == 0
     bad = lab.write_config("Host x\n  ProxyCommand echo 'gateway says no' >&2; exit 1", name="badproxy")
     refused(ask("x", bad), Reach.UNREACHABLE, "ProxyCommand failed: gateway says no")
@@ -333,8 +315,8 @@ def test_user_port_and_match_come_from_the_configuration(lab: Lab) -> None:
     assert uid(ask("rack2-node3", config, user="plain")) > 0
 
 
-def test_a_configuration_that_is_not_understood(lab: Lab, main: Host) -> None:
+def test_a_configuration_that_is_not_understood(lab: Lab) -> None:
     bad = lab.folder / "bad"
     bad.write_text("Host *\nPort many\n")
-    refused(ask(main.address, bad), Reach.ERROR, f"{bad}:2", "'many' is not a number from 1 to 65535")
-    refused(ask(main.address, lab.folder / "none"), Reach.ERROR, "none: No such file")
+    refused(ask(lab.main.address, bad), Reach.ERROR, f"{bad}:2", "'many' is not a number from 1 to 65535")
+    refused(ask(lab.main.address, lab.folder / "none"), Reach.ERROR, "none: No such file")

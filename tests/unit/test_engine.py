@@ -126,7 +126,32 @@ def test_a_waiver_counts_until_its_day() -> None:
     check = made(lambda text, expect: failed("bad"), TEXT)
     waived = run(check, checklist=Checklist(waivers=(rule,)), today="1970-01-10")
     assert (only(waived).status, exit_code(waived)) == (Status.FAIL, 0)
-    assert exit_code(run(check, checklist=Checklist(waivers=(rule,)), today="1970-01-11")) == 1
+    assert only(waived).findings[0].expired is None
+    ended = run(check, checklist=Checklist(waivers=(rule,)), today="1970-01-11")
+    assert exit_code(ended) == 1
+    assert (only(ended).findings[0].waived, only(ended).findings[0].expired) == (None, rule.waiver)
+
+
+def test_the_last_waiver_to_end_is_told_and_only_of_its_finding() -> None:
+    rules = tuple(
+        WaiverRule(check, subject, Waiver(reason=until, until=until))
+        for check, subject, until in (
+            ("memory.test", "host", "1970-01-03"),
+            ("memory.test", "*", "1970-01-02"),
+            ("memory.test", "gpu0", "1970-01-04"),
+            ("memory.other", "*", "1970-01-05"),
+        )
+    )
+
+    def told(check: Check, waivers: tuple[WaiverRule, ...]) -> tuple[Waiver | None, Waiver | None]:
+        found = only(run(check, checklist=Checklist(waivers=waivers), today="1970-01-11")).findings[0]
+        return found.waived, found.expired
+
+    failing = made(lambda text, expect: failed("bad", subject="host"), TEXT)
+    assert told(failing, rules) == (None, rules[0].waiver)
+    holding = WaiverRule("memory.test", "*", Waiver(reason="known", until="1970-02-01"))
+    assert told(failing, (*rules, holding)) == (holding.waiver, None)
+    assert told(made(lambda text, expect: passed("good"), TEXT), rules) == (None, None)
 
 
 @pytest.mark.parametrize(

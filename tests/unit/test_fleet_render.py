@@ -384,3 +384,13 @@ def test_markdown_says_what_text_says() -> None:
 def test_there_is_no_other_format() -> None:
     with pytest.raises(ValueError, match="jsonl"):
         render_fleet(fleets.mixed(), "html")
+
+
+def test_a_waiver_that_ended_is_told_with_what_it_was_for() -> None:
+    fleet = fleets.fleet({"gpu1": runs.expired(), "gpu2": runs.expired()})
+    shown = flat(text(fleet))
+    assert "swap is on its waiver expired on 2026-10-31" in shown
+    assert "eth2: the MTU is 1500 its waiver expired on 2026-10-31" in shown
+    assert "the MTU is 576 its waiver" not in shown
+    document = render_fleet(fleet, "md", verbose=False, color=False, width=80, ascii=False)
+    assert "swap is on; its waiver expired on 2026-10-31" in document

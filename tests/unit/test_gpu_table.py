@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from hostcheck.errors import HostcheckError
-from hostcheck.expect import KEYS, AtLeast, Equals, Key, Layer, Matcher
+from hostcheck.expect import KEYS, Key, Layer
 from hostcheck.gpu_lint import ceiling, figures, lint
 from hostcheck.gpu_table import GENERATED, GpuModel, GpuTable, find, layers, read_table, table
+from hostcheck.matchers import AtLeast, Equals, Matcher
 from hostcheck.registry import load_checks
 
 load_checks()  # it defines the keys

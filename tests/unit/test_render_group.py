@@ -171,6 +171,9 @@ def test_reading_as_root_is_offered_only_to_others() -> None:
     assert words.refused(run, group.causes(run)) == 2
     denied = runs.result("pci.acs", runs.finding("unknown", "config: denied", cause="pci.config"))
     assert words.refused(runs.run(denied), group.causes(runs.run(denied))) == 0
+    partly = runs.result("pci.acs", runs.finding("unknown", "only root reads beyond 64 bytes", cause="pci.config"))
+    users = runs.run(partly, privileged=False)
+    assert words.refused(users, group.causes(users)) == 1
 
 
 def test_uncounted_are_told_apart() -> None:

@@ -154,6 +154,16 @@ def test_templates_use_the_run_and_filters_only() -> None:
         assert "style=" not in source
 
 
+def test_a_waiver_that_ended_is_told_with_what_it_was_for() -> None:
+    text = Page(render_html(runs.expired())).text
+
+    assert text.count("its waiver expired on 2026-10-31: spare board is on order, ticket 4711") == 4
+    assert "swap is on (its waiver expired on 2026-10-31)" in text
+    assert "eth2 the MTU is 1500 (its waiver expired on 2026-10-31)" in text
+    assert "gpu.ecc (gpu3; waiver expired on 2026-10-31)" in text
+    assert "the MTU is 576 (its waiver" not in text
+
+
 def test_waived_and_uncounted_are_marked() -> None:
     text = Page(render_html(runs.mixed())).text
 

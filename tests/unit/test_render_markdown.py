@@ -139,3 +139,12 @@ def test_web_addresses_are_no_links() -> None:
     shown = escape("see http://evil.example, WWW.evil.example or root@evil.example")
 
     assert shown == r"see http\:\/\/evil.example, WWW\.evil.example or root\@evil.example"
+
+
+def test_a_waiver_that_ended_is_told_with_what_it_was_for() -> None:
+    text = spoken(render_markdown(runs.expired()))
+
+    assert "swap is on\n\n\nits waiver expired on 2026-10-31\n" in text
+    assert "the MTU is 1500 (its waiver expired on 2026-10-31)" in text
+    assert "gpu.ecc (gpu3; waiver expired on 2026-10-31)" in text
+    assert "swap is on (its waiver expired on 2026-10-31)" in text

@@ -157,6 +157,16 @@ def test_waiver_shows_reason_and_date() -> None:
     assert "until 2027-01-31 by ops@example.org: spare board is on order, ticket 4711" in flat(text(runs.mixed()))
 
 
+def test_a_waiver_that_ended_is_told_with_what_it_was_for() -> None:
+    shown = flat(text(runs.expired()))
+
+    assert "swap is on its waiver expired on 2026-10-31" in shown
+    assert "eth2: the MTU is 1500 its waiver expired on 2026-10-31 eth3: the MTU is 576 COULD" in shown
+    assert "gpu.ecc (gpu3; waiver expired on 2026-10-31)" in shown
+    assert "kernel.version (waiver expired on 2026-10-31)" in shown
+    assert "WAIVED" not in shown
+
+
 def test_passes_and_reasons_only_for_verbose_readers() -> None:
     short, long = text(runs.mixed()), text(runs.mixed(), verbose=True)
 
