@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from hostcheck.bench.floors import in_unit_of
 from hostcheck.bench.model import Measurement, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
@@ -93,7 +94,10 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
     known = {_key(measured): measured for measured in baseline.measurements}
     compared: list[Compared] = []
     apart: list[str] = []
+    beside = _beside(baseline) ^ _beside(now)
     for measured in now.measurements:
+        if _key(measured) in beside:
+            continue
         before = known.pop(_key(measured), None)
         where = f"{_name(measured)} on {measured.subject}"
         if before is None:
@@ -103,7 +107,7 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
         else:
             compared.append(_compared(before, measured, tolerance))
     missing = {(entry.bench, entry.subject): entry.why for entry in now.missing}
-    for bench, case, subject, _ in known:
+    for bench, case, subject, _ in (place for place in known if place not in beside):
         why = missing.get((bench, subject), "not measured now")
         apart.append(f"{f'{bench} {case}'.strip()} on {subject}: {why}")
     return Comparison(compared=tuple(compared), apart=tuple(apart), versions=tuple(_versions(baseline, now)))
@@ -111,6 +115,12 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
 
 def _key(measured: Measurement) -> tuple[str, str, str, bool]:
     return measured.bench, measured.case, measured.subject, measured.alone
+
+
+def _beside(session: Session) -> set[tuple[str, str, str, bool]]:
+    """Return what was measured alone beside what all GPUs did at once: a run does that only where it has a doubt."""
+    every = {_key(measured) for measured in session.measurements}
+    return {place for place in every if place[3] and (*place[:3], False) in every}
 
 
 def _name(measured: Measurement) -> str:
@@ -197,7 +207,7 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     found = 0
     for name, group in groups.items():
         key = keys[name.partition("[")[0]]
-        values = [_in(key, measured) for measured in group]
+        values = [in_unit_of(key, measured) for measured in group]
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             continue
@@ -214,13 +224,6 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     if not found:
         raise HostcheckError("there is no valid number to make a floor of")
     return "\n".join(lines) + "\n"
-
-
-def _in(key: Key, measured: Measurement) -> float | None:
-    """Return a value in the unit of the key that judges it; None where it has none there."""
-    if key.unit == "%":
-        return 100 * (measured.value or 0.0) / measured.limit if measured.limit else None
-    return measured.value if key.unit in ("", measured.unit) else None
 
 
 def _toml(values: Sequence[str]) -> str:

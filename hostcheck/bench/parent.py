@@ -29,6 +29,8 @@ _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
 """Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
 _GOING = 2.0
 """Seconds that a killed child gets to go away before it is left behind."""
+_SHORTEST = 0.3
+"""Seconds that a benchmark needs, at least, where it is measured once more."""
 _DEATHS = 2
 """After so many deaths of its process a GPU is left alone."""
 
@@ -56,6 +58,7 @@ class Progress:
         step, steps: it is this one of so many.
         left: seconds until all is done, as planned.
         got: what was measured this moment; None where a benchmark begins.
+        alone: it is measured once more, while the other GPUs idle.
     """
 
     bench: str
@@ -64,6 +67,7 @@ class Progress:
     steps: int
     left: float
     got: Measurement | None = None
+    alone: bool = False
 
 
 @dataclass(kw_only=True)
@@ -192,6 +196,9 @@ class Parent:
         gpus: those that take part.
         level, options: as the user set them.
         tell: called with each progress.
+        doubt: called with what was measured; returns which benchmarks on which subjects are to be measured once more,
+            alone, the worst first.
+        spare: seconds that this may take.
         grace: seconds over the plan after which a child is killed; by default, by what it has to load.
         launcher: what starts a child; the descriptor's number is added.
     """
@@ -203,6 +210,8 @@ class Parent:
         level: Level,
         options: Mapping[str, str] | None = None,
         tell: Callable[[Progress], None] | None = None,
+        doubt: Callable[[Harvest], Sequence[tuple[str, str]]] | None = None,
+        spare: float = 0.0,
         grace: float | None = None,
         launcher: Sequence[str] = (sys.executable, "-P", "-m", "hostcheck.bench.child"),
     ) -> None:
@@ -210,6 +219,8 @@ class Parent:
         self._level = level
         self._options = dict(options or {})
         self._tell = tell
+        self._doubt = doubt
+        self._spare = spare
         self._grace = grace
         self._launcher = launcher
         self._children: dict[str, _Child] = {}
@@ -236,6 +247,8 @@ class Parent:
                     for step in [step for step in steps if (step.bench.scope, step.bench.backend) == kind]:
                         self._run(step)
                         left.remove(step)
+                    if kind[0] is Scope.GPU and len(self._gpus) > 1:
+                        self._again([step for step in steps if (step.bench.scope, step.bench.backend) == kind])
                 finally:
                     self._dismiss(0.0 if sys.exc_info()[0] else 10.0)
         except KeyboardInterrupt:
@@ -267,16 +280,37 @@ class Parent:
             able = []
         turns = [[child] for child in able] if step.alone and scope is Scope.GPU else [able]
         for turn in turns:
-            for child in turn:
-                alone = scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
-                order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
-                child.order(order, time.monotonic() + self._limit(step))
-            self._wait(step, turn)
+            self._turn(step, turn)
         # Only now: another rank may be done before the one that reports.
         for beside in self._beside:
             self._spoil(beside)
         self._beside.clear()
         self._left -= self._cost(step)
+
+    def _again(self, steps: Sequence[Step]) -> None:
+        """Measure alone what was doubtful at once, the worst first, while there is time to spare."""
+        doubted = self._doubt(self.harvest) if self._doubt else ()
+        alone = {step.bench.id for step in steps if step.alone}
+        together = {step.bench.id: step for step in steps if step.bench.id not in alone}
+        wanted = [(together[bench], subject) for bench, subject in doubted if bench in together]
+        until = time.monotonic() + self._spare
+        for step, subject in wanted:
+            short = replace(step, seconds=min(step.seconds, max(_SHORTEST, self._spare / len(wanted))), alone=True)
+            child = self._children.get(subject)
+            if child is None:
+                continue
+            if time.monotonic() + short.seconds > until:
+                break
+            self._show(step.bench.id, [subject], alone=True)
+            self._turn(short, [child])
+
+    def _turn(self, step: Step, turn: Sequence[_Child]) -> None:
+        """Let some children run a benchmark at the same time."""
+        alone = step.bench.scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
+        for child in turn:
+            order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
+            child.order(order, time.monotonic() + self._limit(step))
+        self._wait(step, turn)
 
     def _limit(self, step: Step) -> float:
         return 2 * step.seconds + (_GRACE[step.bench.backend] if self._grace is None else self._grace)
@@ -437,7 +471,9 @@ class Parent:
     def _lack(self, bench: str, subject: str, why: str) -> None:
         self.harvest.missing.append(Missing(bench=bench, subject=subject, why=why))
 
-    def _show(self, bench: str, subjects: Sequence[str], got: Measurement | None = None) -> None:
+    def _show(
+        self, bench: str, subjects: Sequence[str], got: Measurement | None = None, *, alone: bool = False
+    ) -> None:
         if self._tell is None:
             return
         self._tell(
@@ -448,6 +484,7 @@ class Parent:
                 steps=self._steps,
                 left=max(0.0, self._left),
                 got=got,
+                alone=alone,
             )
         )
 

@@ -78,6 +78,14 @@ def test_what_was_measured_otherwise_is_named_and_not_compared(now: Session, why
     assert any(why in line for line in found.apart)
 
 
+def test_what_one_run_measured_alone_as_well_does_not_stand_apart() -> None:
+    alone = replace(TRIAD, alone=True)
+    for then, now in ((session(TRIAD), session(TRIAD, alone)), (session(TRIAD, alone), session(TRIAD))):
+        found = compare(then, now)
+        assert ([each.name for each in found.compared], found.apart) == (["hbm.triad"], ())
+    assert compare(session(TRIAD), session(alone)).apart != ()
+
+
 def test_a_number_without_a_baseline_is_named_and_versions_that_changed_are() -> None:
     now = replace(session(TRIAD, replace(TRIAD, bench="hbm.read")), versions={"driver": "590", "torch": "2.11"})
     found = compare(session(TRIAD), now)
