@@ -292,10 +292,10 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     """
     worst: dict[str, tuple[float, str, str]] = {}
     for measured in session.measurements:
-        if measured.conditions.seconds and measured.subject in session.devices:
-            for reason, words in SLOWDOWNS.items():
-                part = measured.conditions.share(reason)
-                worst[measured.subject] = max(worst.get(measured.subject, (0.0, "", "")), (part, words, measured.bench))
+        for subject, conditions in measured.watched.items():
+            for reason, words in SLOWDOWNS.items() if conditions.seconds and subject in session.devices else ():
+                part = conditions.share(reason)
+                worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
         raise NotApplicable("nothing was measured on one GPU alone")
     for subject, (part, words, bench) in worst.items():
@@ -319,11 +319,17 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
     """
     grew: dict[str, dict[str, int]] = {}
     for measured in session.measurements:
-        for name, more in measured.conditions.errors.items():
-            if name in PROVING or name.startswith(("nvlink.", "pcie.")):
-                own = grew.setdefault(measured.subject, {})
-                own[name] = own.get(name, 0) + more
-    watched = [m.subject for m in session.measurements if m.subject in session.devices and m.conditions.seconds]
+        for subject, conditions in measured.watched.items():
+            for name, more in conditions.errors.items():
+                if name in PROVING or name.startswith(("nvlink.", "pcie.")):
+                    own = grew.setdefault(subject, {})
+                    own[name] = own.get(name, 0) + more
+    watched = [
+        subject
+        for measured in session.measurements
+        for subject, conditions in measured.watched.items()
+        if subject in session.devices and conditions.seconds
+    ]
     if not watched and not grew:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):

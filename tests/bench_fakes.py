@@ -126,6 +126,26 @@ if "fake.good" not in BENCHES:
         os.write(int(sys.argv[1]), b"garbage\n")
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
 
+    @bench(id="fake.floods", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def floods(lab: Lab) -> Iterator[Sampled]:
+        """A library of one GPU's process prints without end; it tells how much it got rid of."""
+        written = 0
+        try:
+            while lab.gpu.index == 1:
+                written += os.write(1, b"a warning\n" * 6000)
+        except OSError:
+            yield Sampled(samples=(1.0,), unit="GB/s", case="refused", verified=True, details={"written": written})
+            time.sleep(600)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.sizes", scope=Scope.RANKS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def sizes(lab: Lab) -> Iterator[Sampled]:
+        """Each rank tells of two sizes, as NCCL's do."""
+        for case in ("small", "large"):
+            with lab.watch():
+                time.sleep(0.1)
+            yield Sampled(samples=(1.0 + int(os.environ["RANK"]),), unit="GB/s", case=case, verified=True)
+
     @bench(id="fake.together", scope=Scope.GPUS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def together(lab: Lab) -> Iterator[Sampled]:
         """All GPUs in one process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import signal
@@ -9,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +31,11 @@ _GOING = 2.0
 """Seconds that a killed child gets to go away before it is left behind."""
 _SHORTEST = 0.3
 """Seconds that a benchmark needs, at least, where it is measured once more."""
+_LOUDEST = 16 * 2**20
+"""Bytes that a child and what it loads may print; of twice as much nothing is kept, so that memory has a bound."""
+_TOO_LOUD = f"printed more than {_LOUDEST >> 20} MiB"
+_LISTEN = 0.5
+"""Seconds after which is looked, at the latest, how much was printed."""
 _DEATHS = 2
 """After so many deaths of its process a GPU is left alone."""
 
@@ -99,7 +104,9 @@ class _Child:
         self.deadline = 0.0
         self._buffer = b""
         self._decoder = msgspec.json.Decoder(Event)
-        self._log = os.memfd_create("bench")
+        self._log = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._log, 2 * _LOUDEST)
+        fcntl.fcntl(self._log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         self.fd, theirs = os.pipe()
         os.set_blocking(self.fd, False)
         try:
@@ -171,12 +178,18 @@ class _Child:
         self.process.returncode = -signal.SIGKILL
         return False
 
+    def printed(self) -> int:
+        """Return how many bytes it has printed; it writes at the same place of the same file as we hold."""
+        return os.lseek(self._log, 0, os.SEEK_CUR)
+
     def how(self) -> str:
         """Say how it ended, with the last that it or a library wrote."""
+        if self.printed() >= _LOUDEST:
+            return _TOO_LOUD
         code = self.process.returncode
         words = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
-        size = os.fstat(self._log).st_size
-        tail = os.pread(self._log, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+        size = self.printed()
+        tail = os.pread(self._log, min(4096, size), max(0, size - 4096)).decode("utf-8", "replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
         return f"{words}: {lines[-1][:200]}" if lines else words
 
@@ -283,7 +296,7 @@ class Parent:
             self._turn(step, turn)
         # Only now: another rank may be done before the one that reports.
         for beside in self._beside:
-            self._spoil(beside)
+            self._join(beside)
         self._beside.clear()
         self._left -= self._cost(step)
 
@@ -333,6 +346,7 @@ class Parent:
             level=self._level,
             options=self._options,
             ranks=ranks,
+            rank=self._gpus.index(own[0]) if ranks else 0,
             pin=nodes.pop() if len(nodes) == 1 else None,
         )
         environment = {
@@ -381,8 +395,9 @@ class Parent:
                 selector.register(child.fd, selectors.EVENT_READ, child)
             while waited:
                 pause = max(0.0, min(child.deadline for child in waited) - time.monotonic())
-                heard = [key.data for key, _ in selector.select(pause)]
+                heard = [key.data for key, _ in selector.select(min(pause, _LISTEN))]
                 late = [child for child in waited if child not in heard and child.deadline <= time.monotonic()]
+                loud = [child for child in waited if child not in [*heard, *late] and child.printed() >= _LOUDEST]
                 for child in heard:
                     for event in child.events():
                         self._take(step, child, event)
@@ -397,6 +412,10 @@ class Parent:
                     selector.unregister(child.fd)
                     waited.remove(child)
                     self._bury(step, child, f"{doing} in {allowed:.0f} s")
+                for child in loud:
+                    selector.unregister(child.fd)
+                    waited.remove(child)
+                    self._bury(step, child, _TOO_LOUD)
                 if step.bench.scope is Scope.RANKS and len(self._children) < len(self._gpus):
                     # The others wait for the one that is gone, and would for ever.
                     for child in waited:
@@ -424,19 +443,18 @@ class Parent:
             self.harvest.versions.update(event.versions)
             child.working = False
 
-    def _spoil(self, beside: Beside) -> None:
-        """Let what the GPU of another rank did speak against the numbers that it took part in."""
-        why = disturbed(beside.conditions)
-        if not why:
-            return
+    def _join(self, beside: Beside) -> None:
+        """Keep what the GPU of another rank did with the numbers that it had a part in; it can speak against them."""
+        why, conditions = disturbed(beside.conditions), beside.conditions
         for place, measured in enumerate(self.harvest.measurements):
-            if measured.bench == beside.bench:
-                errors = Counter(measured.conditions.errors) + Counter(beside.conditions.errors)
+            if measured.bench == beside.bench and beside.case in (None, measured.case):
                 self.harvest.measurements[place] = replace(
                     measured,
-                    invalid=measured.invalid or f"{beside.subject}: {why}",
-                    conditions=replace(measured.conditions, errors=dict(errors)),
+                    invalid=measured.invalid or (f"{beside.subject}: {why}" if why else ""),
+                    each={**measured.each, beside.subject: conditions},
                 )
+                # Where it cannot be told at which of several numbers errors were counted, they count once.
+                conditions = replace(conditions, errors={})
 
     def _bury(self, step: Step, child: _Child, why: str) -> None:
         """Kill a child, or find it dead, and say so; the others go on."""

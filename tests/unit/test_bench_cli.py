@@ -204,6 +204,29 @@ def test_a_hot_gpu_of_another_rank_voids_what_all_took_part_in(tmp_path: Path) -
     assert measured.invalid.startswith("gpu1: slowed by hardware thermal slowdown for ")
 
 
+def test_each_gpu_that_took_part_is_judged_by_its_own_conditions(tmp_path: Path) -> None:
+    nvml = {"gpus": [{}, {"thermal": 0.5}, {"ecc_per_s": 100}]}
+    asked = ("fake.sizes", "--only", "bench.slowdown", "--only", "bench.errors", "--format", "json")
+    code, out, _ = bench(*asked, nvml=nvml, cwd=tmp_path)
+    assert code == 1
+    found = {
+        (result["id"], finding["subject"]): finding["status"]
+        for result in json.loads(out)["results"]
+        for finding in result["findings"]
+        if result["id"] in ("bench.slowdown", "bench.errors")
+    }
+    assert found == {
+        ("bench.slowdown", "gpu0"): "pass", ("bench.slowdown", "gpu1"): "fail", ("bench.slowdown", "gpu2"): "pass",
+        ("bench.errors", "gpu0"): "pass", ("bench.errors", "gpu1"): "pass", ("bench.errors", "gpu2"): "fail",
+    }  # fmt: skip
+    measurements = kept(tmp_path).measurements
+    assert [(m.case, m.value, sorted(m.each)) for m in measurements] == [
+        ("small", 1.0, ["gpu0", "gpu1", "gpu2"]), ("large", 1.0, ["gpu0", "gpu1", "gpu2"]),
+    ]  # fmt: skip
+    assert all(m.invalid.startswith(("gpu1: slowed by", "gpu2: errors")) for m in measurements)
+    assert all(0.09 < (c.seconds or 0) < 1 for m in measurements for c in m.each.values()), "each size by itself"
+
+
 def test_errors_that_grow_are_a_failure(tmp_path: Path) -> None:
     code, out, _ = bench("fake.turns", nvml={"gpus": [{"ecc_per_s": 100}]}, cwd=tmp_path)
     assert "errors were counted meanwhile: ecc.dram.uncorrected" in " ".join(out.split())

@@ -118,6 +118,17 @@ def test_a_hang_ends_at_its_limit_with_all_that_it_started() -> None:
     assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
 
 
+def test_what_floods_is_cut_and_killed_and_named() -> None:
+    harvest = run("floods", "good", grace=50.0)
+    (loud,) = harvest.missing
+    assert (loud.bench, loud.subject) == ("fake.floods", "gpu1")
+    assert loud.why.startswith("the process that measured it printed more than 16 MiB; it was killed")
+    found = of(harvest, "floods")
+    assert 16 << 20 <= int(str(found["gpu1 refused"].details["written"])) <= 32 << 20, "memory has a bound"
+    assert {"gpu0", "gpu3"} <= set(found)
+    assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
+
+
 def test_garbage_on_the_pipe_is_no_result() -> None:
     harvest = run("garbles", gpus=GPUS[:1])
     assert harvest.measurements == []
