@@ -74,6 +74,7 @@ def render_comparison(
                 f"{number(each.before)} -> {number(each.now)} {each.unit}",
                 (f"{each.change:+.1f} %", "red" if worse else ""),
                 (f"(noise {each.noise:.1f} %)", "dim"),
+                f"or the software's: {'; '.join(each.software)}" if worse and each.software else "",
                 indent=2,
                 hang=4,
             )
