@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hostcheck.bench.model import PROVING, SLOWDOWNS, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
-from hostcheck.facts.bench import JUDGES, SESSION, about, lower_is_better, traits
+from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, traits
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
@@ -34,6 +34,8 @@ _LOOK = (
     "hostcheck audit --only gpu --only pci --only nvlink --only cpu"
 )
 _FEWEST = 2
+_TOGETHER = "all GPUs copied at once, and share the host's memory"
+_LIMITED = f"{_TOGETHER}: a limit of all together, not of this link, which was measured alone, too"
 
 
 @check(SESSION, id="bench.memory", severity=Severity.HIGH, keys=[MEMORY],
@@ -64,26 +66,34 @@ def copies(session: Session, expect: Expect) -> Iterator[Finding]:
 
     With pinned memory on the right NUMA node a copy engine reaches 81 to 88 % of the raw rate of the negotiated link.
     Less points to a link that trained down, to a relay of the IOMMU or of ACS, or to memory of another node. Where
-    several GPUs copied at once they shared the memory of the host: too little for one is then unknown, until the GPU
-    was measured alone, as the level `full` does.
+    several GPUs copied at once they shared the memory of the host: what is too little for one link is then a limit of
+    all together, and the number that the GPU reached alone is judged. A GPU that was not measured alone is unknown.
     """
     part = about(session, *JUDGES[COPIES.name])
     together = Counter((measured.bench, measured.case) for measured in part.measurements if not measured.alone)
-    alone = {(measured.bench, measured.case, measured.subject) for measured in part.measurements if measured.alone}
+    alone = _alone(part)
     for measured in part.measurements:
         finding = _against(session, measured, COPIES, expect)
         shared = not measured.alone and together[measured.bench, measured.case] > 1
         if shared and finding.status is Status.FAIL:
-            known = (measured.bench, measured.case, measured.subject) in alone
-            why = "all GPUs copied at once, and share the host's memory"
-            finding = _idle(measured, f"{why}; it was measured alone, too") if known else _open(measured, why)
+            finding = _idle(measured, _LIMITED) if _place(measured) in alone else _open(measured)
         yield finding
     yield from _missing(part)
     _something(part, JUDGES[COPIES.name])
 
 
-def _open(measured: Measurement, why: str) -> Finding:
-    line = f"{_value(measured)}; {why}: hostcheck bench {measured.bench} --level full measures each alone"
+def _place(measured: Measurement) -> tuple[str, str, str]:
+    return measured.bench, measured.case, measured.subject
+
+
+def _alone(session: Session) -> set[tuple[str, str, str]]:
+    """Return what was measured while all other GPUs idled, of what GPUs share at once."""
+    return {_place(measured) for measured in about(session, *SHARED).measurements if measured.alone}
+
+
+def _open(measured: Measurement) -> Finding:
+    one = measured.subject.removeprefix("gpu")
+    line = f"{_value(measured)}; {_TOGETHER}: hostcheck bench {measured.bench} --gpus {one} measures it alone"
     return Finding(status=Status.UNKNOWN, subject=measured.subject, summary=line)
 
 
@@ -256,28 +266,21 @@ def alike(session: Session, expect: Expect) -> Iterator[Finding]:
     # An audit without measurements does without it.
     from statistics import median
 
-    groups: dict[tuple[object, ...], list[Measurement]] = {}
-    for measured in session.measurements:
-        if not measured.invalid and measured.value:
-            groups.setdefault(_kind(session, measured), []).append(measured)
-    compared = [group for group in groups.values() if len(group) >= _FEWEST]
+    compared = [group for group in equals(session) if len(group) >= _FEWEST]
     if not compared:
         raise NotApplicable("nothing was measured on two equal parts")
+    alone = _alone(session)
     for group in compared:
         middle = median(measured.value or 0.0 for measured in group)
         for measured in group:
-            value = measured.value or 0.0
-            worse = value - middle if lower_is_better(measured.unit) else middle - value
-            off = max(0.0, round(100 * worse / middle, 1))
-            expectation = expect.of(traits(session, measured))(ALIKE, *_cases(measured))
+            off = behind(measured, group)
+            expectation = expect.of(traits(session, measured))(ALIKE, *cases(measured))
             side = "above" if lower_is_better(measured.unit) else "below"
-            yield expectation.judge(
-                off,
-                subject=measured.subject,
-                say=f"{_value(measured)}, {off:g} % {side} the median of {len(group)} equals ({_number(middle)})",
-                fix=_LOOK,
-                source="hostcheck bench",
-            )
+            say = f"{_value(measured)}, {off:g} % {side} the median of {len(group)} equals ({_number(middle)})"
+            finding = expectation.judge(off, subject=measured.subject, say=say, fix=_LOOK, source="hostcheck bench")
+            if finding.status is Status.FAIL and _place(measured) in alone and not measured.alone:
+                finding = _idle(measured, f"{off:g} % below its equals, {_TOGETHER}; it was measured alone, too")
+            yield finding
 
 
 @check(SESSION, id="bench.slowdown", severity=Severity.HIGH, keys=[SLOWDOWN], rows=["arch-cooling-power"])
@@ -289,10 +292,10 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     """
     worst: dict[str, tuple[float, str, str]] = {}
     for measured in session.measurements:
-        if measured.conditions.seconds and measured.subject in session.devices:
-            for reason, words in SLOWDOWNS.items():
-                part = measured.conditions.share(reason)
-                worst[measured.subject] = max(worst.get(measured.subject, (0.0, "", "")), (part, words, measured.bench))
+        for subject, conditions in measured.watched.items():
+            for reason, words in SLOWDOWNS.items() if conditions.seconds and subject in session.devices else ():
+                part = conditions.share(reason)
+                worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
         raise NotApplicable("nothing was measured on one GPU alone")
     for subject, (part, words, bench) in worst.items():
@@ -316,11 +319,17 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
     """
     grew: dict[str, dict[str, int]] = {}
     for measured in session.measurements:
-        for name, more in measured.conditions.errors.items():
-            if name in PROVING or name.startswith(("nvlink.", "pcie.")):
-                own = grew.setdefault(measured.subject, {})
-                own[name] = own.get(name, 0) + more
-    watched = [m.subject for m in session.measurements if m.subject in session.devices and m.conditions.seconds]
+        for subject, conditions in measured.watched.items():
+            for name, more in conditions.errors.items():
+                if name in PROVING or name.startswith(("nvlink.", "pcie.")):
+                    own = grew.setdefault(subject, {})
+                    own[name] = own.get(name, 0) + more
+    watched = [
+        subject
+        for measured in session.measurements
+        for subject, conditions in measured.watched.items()
+        if subject in session.devices and conditions.seconds
+    ]
     if not watched and not grew:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):
@@ -364,26 +373,12 @@ def _held(session: Session, measured: Measurement, observed: float, key: Key, ex
     elif key.unit not in ("", measured.unit):
         return _idle(measured, f"no floor is in {measured.unit}")
     try:
-        expectation = expect.of(traits(session, measured))(key, *_cases(measured))
+        expectation = expect.of(traits(session, measured))(key, *cases(measured))
     except ExpectationMissing as missing:
         return _idle(measured, f"no floor is known (set {missing.key!r})")
     return expectation.judge(
         observed, subject=measured.subject, say=_value(measured), fix=_LOOK, source="hostcheck bench"
     )
-
-
-def _cases(measured: Measurement) -> tuple[str, ...]:
-    """Return what layers may call a measurement, the most telling first."""
-    own = (f"{measured.bench} {measured.case}",) if measured.case else ()
-    return (*own, measured.bench, measured.bench.partition(".")[0])
-
-
-def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
-    """Return what two measurements must have in common to be equals."""
-    settings = tuple(sorted((name, str(value)) for name, value in measured.settings.items()))
-    model = tuple(sorted(traits(session, measured).items()))
-    shape = "".join(letter for letter in measured.subject if not letter.isdigit())
-    return (measured.bench, measured.case, measured.unit, measured.alone, settings, model, shape)
 
 
 def _missing(part: Session) -> Iterator[Finding]:

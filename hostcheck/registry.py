@@ -20,6 +20,7 @@ from hostcheck.snapshot.probes import Probe
 if TYPE_CHECKING:
     from hostcheck.bench.lab import Lab
     from hostcheck.bench.model import Backend, Level, Sampled, Scope
+    from hostcheck.bench.options import Option
     from hostcheck.tuning.change import Change, Refusal
 
 A = TypeVar("A")
@@ -240,6 +241,7 @@ class Bench:
     rows: tuple[str, ...] = ()
     lower_is_better: bool = False
     alone: bool = False
+    options: tuple[Option, ...] = ()
     references: tuple[str, ...] = ()
     module: str = ""
 
@@ -313,6 +315,7 @@ def bench(
     rows: Sequence[str] = (),
     lower_is_better: bool = False,
     alone: bool = False,
+    options: Sequence[Option] = (),
     references: Sequence[str] = (),
 ) -> Callable[[Callable[[Lab], Iterable[Sampled]]], Callable[[Lab], Iterable[Sampled]]]:
     """Register a benchmark.
@@ -330,6 +333,7 @@ def bench(
         rows: the rows of the checklist that it answers.
         lower_is_better: such as a latency.
         alone: it is to be run on one GPU after the other, not on all at once.
+        options: what it takes with `--option`.
         references: where the method comes from.
     """
 
@@ -351,6 +355,7 @@ def bench(
             rows=tuple(rows),
             lower_is_better=lower_is_better,
             alone=alone,
+            options=tuple(options),
             references=tuple(references),
             module=function.__module__,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.options import FOLDER
 from hostcheck.errors import HostcheckError, NotApplicable
 from hostcheck.registry import bench
 
@@ -34,6 +35,7 @@ _READ, _WRITE = ("-I", "0"), ("-I", "1", "-V")
 
 @bench(
     id="gds.read", scope=Scope.GPU, backend=Backend.NONE, level=Level.STANDARD, seconds=30, alone=True,
+    options=[FOLDER],
     rows=["io-gds-bandwidth"],
     references=["NVIDIA GPUDirect Storage, Benchmarking and Configuration Guide: gdsio"],
 )  # fmt: skip

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.options import FOLDER
 from hostcheck.errors import HostcheckError, NotApplicable
 from hostcheck.registry import bench
 
@@ -53,7 +54,7 @@ WORKS = (Work("sequential", BLOCK, "GB/s"), Work("random", PAGE, "kIOPS"))
 
 
 @bench(
-    id="storage.read", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=12,
+    id="storage.read", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=12, options=[FOLDER],
     rows=["io-storage-bandwidth", "x-micro-storage"],
 )  # fmt: skip
 def read(lab: Lab) -> Iterator[Sampled]:

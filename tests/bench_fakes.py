@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hostcheck.bench.lab import Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.options import Option
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Scalar
 from hostcheck.registry import BENCHES, bench
@@ -45,7 +46,14 @@ if "fake.good" not in BENCHES:
         time.sleep(0.2)
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"begun": begun, "ended": time.monotonic()})
 
-    @bench(id="fake.meets", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    @bench(
+        id="fake.meets",
+        scope=Scope.GPU,
+        backend=Backend.NONE,
+        level=Level.QUICK,
+        seconds=0.2,
+        options=[Option("folder", "VALUE", "for tests"), Option("come", "VALUE", "for tests")],
+    )
     def meets(lab: Lab) -> Iterator[Sampled]:
         """Ends only where as many as are to come are there at the same time."""
         folder = Path(lab.options["folder"])
@@ -97,7 +105,14 @@ if "fake.good" not in BENCHES:
             time.sleep(600)
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
 
-    @bench(id="fake.slow", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    @bench(
+        id="fake.slow",
+        scope=Scope.GPU,
+        backend=Backend.NONE,
+        level=Level.QUICK,
+        seconds=0.2,
+        options=[Option("told", "VALUE", "for tests")],
+    )
     def slow(lab: Lab) -> Iterator[Sampled]:
         """One number at once, and the next much later."""
         yield Sampled(samples=(1.0,), unit="GB/s", case="early", verified=True, details={"pid": os.getpid()})
@@ -110,6 +125,26 @@ if "fake.good" not in BENCHES:
         """Writes on the pipe that is the engine's own."""
         os.write(int(sys.argv[1]), b"garbage\n")
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.floods", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def floods(lab: Lab) -> Iterator[Sampled]:
+        """A library of one GPU's process prints without end; it tells how much it got rid of."""
+        written = 0
+        try:
+            while lab.gpu.index == 1:
+                written += os.write(1, b"a warning\n" * 6000)
+        except OSError:
+            yield Sampled(samples=(1.0,), unit="GB/s", case="refused", verified=True, details={"written": written})
+            time.sleep(600)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.sizes", scope=Scope.RANKS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def sizes(lab: Lab) -> Iterator[Sampled]:
+        """Each rank tells of two sizes, as NCCL's do."""
+        for case in ("small", "large"):
+            with lab.watch():
+                time.sleep(0.1)
+            yield Sampled(samples=(1.0 + int(os.environ["RANK"]),), unit="GB/s", case=case, verified=True)
 
     @bench(id="fake.together", scope=Scope.GPUS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def together(lab: Lab) -> Iterator[Sampled]:
@@ -126,7 +161,14 @@ if "fake.good" not in BENCHES:
                         details={"ordinal": one.ordinal, "visible": os.environ["CUDA_VISIBLE_DEVICES"]},
                     )
 
-    @bench(id="fake.ranks", scope=Scope.RANKS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    @bench(
+        id="fake.ranks",
+        scope=Scope.RANKS,
+        backend=Backend.NONE,
+        level=Level.QUICK,
+        seconds=0.2,
+        options=[Option("die", "VALUE", "for tests"), Option("last", "VALUE", "for tests")],
+    )
     def ranks(lab: Lab) -> Iterator[Sampled]:
         """One process for each GPU that talk to each other: rank 0 sums what the others send."""
         import socket
@@ -166,3 +208,16 @@ if "fake.good" not in BENCHES:
     def link(lab: Lab) -> Iterator[Sampled]:
         """A copy over a link with a limit."""
         yield Sampled(samples=(20.0,), unit="GB/s", verified=True, limit=63.0, limit_source="PCIe 5.0 x16")
+
+    @bench(
+        id="copy.shared", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2,
+        options=[Option("count", "FOLDER", "where each run leaves a file"), Option("bad", "GPU", "slow when alone")],
+    )  # fmt: skip
+    def shared(lab: Lab) -> Iterator[Sampled]:
+        """Too slow a copy the first time, when all run; the second time as fast as the link, but on one GPU."""
+        first = Path(lab.options["count"], lab.gpu.subject)
+        again = first.exists()
+        first.touch()
+        rate = 55.0 if again and lab.options.get("bad") != lab.gpu.subject else 20.0
+        limit = 63.0
+        yield Sampled(samples=(rate,), unit="GB/s", verified=True, limit=limit, details={"seconds": lab.seconds})

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from hostcheck.bench.model import Measurement, Session
+from hostcheck.bench.floors import in_unit_of
+from hostcheck.bench.model import Backend, Measurement, Scope, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
 from hostcheck.facts.bench import judge_of, lower_is_better, read_session
+from hostcheck.registry import load_benches
 from hostcheck.render.fold import fold_line
 
 TOLERANCE = 3.0
@@ -26,6 +28,8 @@ _TIMES = 10.0
 """So many times the tolerance holds for times: the state of the CPU decides them, and differs from run to run."""
 _NOISE = 2.0
 """So many standard errors of both medians are noise."""
+_OF_GPUS = ("hostcheck", "kernel", "driver", "CUDA driver")
+"""Versions that every number of a GPU depends on."""
 _MARGIN = 0.95
 """Share of the lowest number that becomes a floor: 5 % below, the rule of SuperBench."""
 _MARGIN_TIMES = 1.3
@@ -41,6 +45,7 @@ class Compared:
         change: per cent, below 0 where it is worse.
         noise: per cent that the scatter of the samples explains.
         worse: by more than tolerance and noise.
+        software: what else changed that this number depends on, such as "driver: 580 then, 590 now".
     """
 
     name: str
@@ -51,6 +56,7 @@ class Compared:
     change: float
     noise: float
     worse: bool
+    software: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +96,14 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
         baseline, now: the two sessions.
         tolerance: per cent; ten times that for times.
     """
+    baseline = _renamed(baseline, now)
     known = {_key(measured): measured for measured in baseline.measurements}
     compared: list[Compared] = []
     apart: list[str] = []
+    beside = _beside(baseline) ^ _beside(now)
     for measured in now.measurements:
+        if _key(measured) in beside:
+            continue
         before = known.pop(_key(measured), None)
         where = f"{_name(measured)} on {measured.subject}"
         if before is None:
@@ -101,9 +111,10 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
         elif why := _differs(baseline, now, before, measured):
             apart.append(f"{where}: {why}")
         else:
-            compared.append(_compared(before, measured, tolerance))
+            software = tuple(_versions(baseline, now, _software(measured.bench)))
+            compared.append(replace(_compared(before, measured, tolerance), software=software))
     missing = {(entry.bench, entry.subject): entry.why for entry in now.missing}
-    for bench, case, subject, _ in known:
+    for bench, case, subject, _ in (place for place in known if place not in beside):
         why = missing.get((bench, subject), "not measured now")
         apart.append(f"{f'{bench} {case}'.strip()} on {subject}: {why}")
     return Comparison(compared=tuple(compared), apart=tuple(apart), versions=tuple(_versions(baseline, now)))
@@ -111,6 +122,12 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
 
 def _key(measured: Measurement) -> tuple[str, str, str, bool]:
     return measured.bench, measured.case, measured.subject, measured.alone
+
+
+def _beside(session: Session) -> set[tuple[str, str, str, bool]]:
+    """Return what was measured alone beside what all GPUs did at once: a run does that only where it has a doubt."""
+    every = {_key(measured) for measured in session.measurements}
+    return {place for place in every if place[3] and (*place[:3], False) in every}
 
 
 def _name(measured: Measurement) -> str:
@@ -122,9 +139,9 @@ def _differs(baseline: Session, now: Session, before: Measurement, measured: Mea
     for what, each in (("the baseline", before), ("the new number", measured)):
         if each.invalid or not each.value:
             return f"{what} is invalid: {each.invalid or 'there is none'}"
-    models = [_model(session, each) for session, each in ((baseline, before), (now, measured))]
-    if models[0] != models[1]:
-        return f"another GPU: {models[0] or 'unknown'} then, {models[1] or 'unknown'} now"
+    then, today = _models(baseline, before), _models(now, measured)
+    if then != today or "unknown" in then:
+        return f"another GPU: {', '.join(then)} then, {', '.join(today)} now"
     if before.unit != measured.unit:
         return f"another unit: {before.unit} then, {measured.unit} now"
     changed = [
@@ -135,9 +152,35 @@ def _differs(baseline: Session, now: Session, before: Measurement, measured: Mea
     return f"other settings: {'; '.join(changed)}" if changed else ""
 
 
-def _model(session: Session, measured: Measurement) -> str:
-    found = re.match(r"gpu\[?(\d+)", measured.subject)
-    return session.devices.get(f"gpu{found[1]}", {}).get("name", "") if found else ""
+def _models(session: Session, measured: Measurement) -> list[str]:
+    """Return the models of the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for the host."""
+    found = [session.devices.get(f"gpu{index}", {}).get("name", "unknown") for index in _indices(measured.subject)]
+    return sorted(set(found))
+
+
+def _indices(subject: str) -> list[int]:
+    every: list[int] = []
+    for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject):
+        for span in re.findall(r"(\d{1,4})(?:-(\d{1,4}))?", listed or single):
+            every += range(int(span[0]), int(span[1] or span[0]) + 1)
+    return every
+
+
+def _renamed(baseline: Session, now: Session) -> Session:
+    """Return a baseline in which a GPU that is still there has the number that it has now: its UUID tells."""
+    here = {told["uuid"]: subject for subject, told in now.devices.items() if told.get("uuid")}
+    names = {subject: here.get(told.get("uuid", ""), subject) for subject, told in baseline.devices.items()}
+    if len(set(names.values())) < len(names):
+        return baseline
+
+    def renamed(subject: str) -> str:
+        return re.sub(r"gpu\d+", lambda found: names.get(found[0], found[0]), subject)
+
+    return replace(
+        baseline,
+        devices={names[subject]: told for subject, told in baseline.devices.items()},
+        measurements=tuple(replace(each, subject=renamed(each.subject)) for each in baseline.measurements),
+    )
 
 
 def _compared(before: Measurement, measured: Measurement, tolerance: float) -> Compared:
@@ -165,12 +208,21 @@ def _error(samples: Sequence[float]) -> float:
     return 0.0 if spread is None else 1.2533 * abs(spread) / math.sqrt(len(samples))
 
 
-def _versions(baseline: Session, now: Session) -> Iterator[str]:
-    """Say what else changed, to look at first where numbers did."""
-    for name in sorted({*baseline.versions, *now.versions}):
-        then, today = baseline.versions.get(name, "none"), now.versions.get(name, "none")
+def _versions(baseline: Session, now: Session, names: Collection[str] | None = None) -> Iterator[str]:
+    """Say what else changed, to look at first where numbers did; all of it, or some by name."""
+    versions = [{**session.versions, "hostcheck": session.tool} for session in (baseline, now)]
+    for name in sorted({*versions[0], *versions[1]} if names is None else names):
+        then, today = (each.get(name, "none") for each in versions)
         if then != today:
             yield f"{name}: {then} then, {today} now"
+
+
+def _software(bench: str) -> tuple[str, ...]:
+    """Return the names of the versions that a number depends on; all that can be where the benchmark is not known."""
+    made = load_benches().get(bench)
+    own = ("hostcheck", "kernel") if made is not None and made.scope is Scope.HOST else _OF_GPUS
+    libraries = {Backend.NONE: ("numpy",), Backend.CUDA: ("cuda-bindings",), Backend.TORCH: ("torch", "NCCL")}
+    return (*own, *libraries[made.backend if made is not None else Backend.TORCH])
 
 
 def floors(session: Session, keys: dict[str, Key]) -> str:
@@ -197,7 +249,7 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     found = 0
     for name, group in groups.items():
         key = keys[name.partition("[")[0]]
-        values = [_in(key, measured) for measured in group]
+        values = [in_unit_of(key, measured) for measured in group]
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             continue
@@ -214,13 +266,6 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     if not found:
         raise HostcheckError("there is no valid number to make a floor of")
     return "\n".join(lines) + "\n"
-
-
-def _in(key: Key, measured: Measurement) -> float | None:
-    """Return a value in the unit of the key that judges it; None where it has none there."""
-    if key.unit == "%":
-        return 100 * (measured.value or 0.0) / measured.limit if measured.limit else None
-    return measured.value if key.unit in ("", measured.unit) else None
 
 
 def _toml(values: Sequence[str]) -> str:

@@ -163,7 +163,11 @@ class _Worker:
                 measured = sampler.seconds()
                 conditions = replace(sampler.take(self._subjects_in(subject)), seconds=round(measured, 6))
                 now = time.monotonic()
-                self.tell(Got(self._measurement(made, order, sampled, subject, conditions, now - begun)))
+                if self._plan.rank:
+                    own = self.gpus[0].subject
+                    self.tell(Beside(bench=made.id, subject=own, case=sampled.case, conditions=conditions))
+                else:
+                    self.tell(Got(self._measurement(made, order, sampled, subject, conditions, now - begun)))
                 lab.watched, begun = False, now
                 sampler.open()
         finally:
@@ -222,6 +226,7 @@ class _Worker:
             details=dict(sampled.details),
             conditions=conditions,
             alone=order.alone,
+            each={self.gpus[0].subject: conditions} if self._plan.ranks else {},
             seconds=round(seconds, 3),
         )
 

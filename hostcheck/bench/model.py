@@ -127,6 +127,7 @@ class Measurement:
         invalid: why the number may not be believed; empty where it may. Invalid is unknown: neither pass nor fail.
         details: further numbers to show, not to judge, such as the bandwidth of each SM.
         alone: whether the other GPUs idled meanwhile.
+        each: where several processes measured together, the conditions of each one's GPU; `conditions` are the first's.
     """
 
     bench: str
@@ -144,7 +145,13 @@ class Measurement:
     details: dict[str, Scalar] = field(default_factory=dict)
     conditions: Conditions = Conditions()
     alone: bool = False
+    each: dict[str, Conditions] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def watched(self) -> dict[str, Conditions]:
+        """Conditions by the GPU, or what else was measured, that they are of."""
+        return self.each or {self.subject: self.conditions}
 
     @property
     def joules_per_tflop(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import signal
@@ -9,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,13 @@ _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
 """Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
 _GOING = 2.0
 """Seconds that a killed child gets to go away before it is left behind."""
+_SHORTEST = 0.3
+"""Seconds that a benchmark needs, at least, where it is measured once more."""
+_LOUDEST = 16 * 2**20
+"""Bytes that a child and what it loads may print; of twice as much nothing is kept, so that memory has a bound."""
+_TOO_LOUD = f"printed more than {_LOUDEST >> 20} MiB"
+_LISTEN = 0.5
+"""Seconds after which is looked, at the latest, how much was printed."""
 _DEATHS = 2
 """After so many deaths of its process a GPU is left alone."""
 
@@ -56,6 +63,7 @@ class Progress:
         step, steps: it is this one of so many.
         left: seconds until all is done, as planned.
         got: what was measured this moment; None where a benchmark begins.
+        alone: it is measured once more, while the other GPUs idle.
     """
 
     bench: str
@@ -64,6 +72,7 @@ class Progress:
     steps: int
     left: float
     got: Measurement | None = None
+    alone: bool = False
 
 
 @dataclass(kw_only=True)
@@ -95,7 +104,9 @@ class _Child:
         self.deadline = 0.0
         self._buffer = b""
         self._decoder = msgspec.json.Decoder(Event)
-        self._log = os.memfd_create("bench")
+        self._log = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._log, 2 * _LOUDEST)
+        fcntl.fcntl(self._log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         self.fd, theirs = os.pipe()
         os.set_blocking(self.fd, False)
         try:
@@ -167,12 +178,18 @@ class _Child:
         self.process.returncode = -signal.SIGKILL
         return False
 
+    def printed(self) -> int:
+        """Return how many bytes it has printed; it writes at the same place of the same file as we hold."""
+        return os.lseek(self._log, 0, os.SEEK_CUR)
+
     def how(self) -> str:
         """Say how it ended, with the last that it or a library wrote."""
+        if self.printed() >= _LOUDEST:
+            return _TOO_LOUD
         code = self.process.returncode
         words = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
-        size = os.fstat(self._log).st_size
-        tail = os.pread(self._log, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+        size = self.printed()
+        tail = os.pread(self._log, min(4096, size), max(0, size - 4096)).decode("utf-8", "replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
         return f"{words}: {lines[-1][:200]}" if lines else words
 
@@ -192,6 +209,9 @@ class Parent:
         gpus: those that take part.
         level, options: as the user set them.
         tell: called with each progress.
+        doubt: called with what was measured; returns which benchmarks on which subjects are to be measured once more,
+            alone, the worst first.
+        spare: seconds that this may take.
         grace: seconds over the plan after which a child is killed; by default, by what it has to load.
         launcher: what starts a child; the descriptor's number is added.
     """
@@ -203,6 +223,8 @@ class Parent:
         level: Level,
         options: Mapping[str, str] | None = None,
         tell: Callable[[Progress], None] | None = None,
+        doubt: Callable[[Harvest], Sequence[tuple[str, str]]] | None = None,
+        spare: float = 0.0,
         grace: float | None = None,
         launcher: Sequence[str] = (sys.executable, "-P", "-m", "hostcheck.bench.child"),
     ) -> None:
@@ -210,6 +232,8 @@ class Parent:
         self._level = level
         self._options = dict(options or {})
         self._tell = tell
+        self._doubt = doubt
+        self._spare = spare
         self._grace = grace
         self._launcher = launcher
         self._children: dict[str, _Child] = {}
@@ -236,6 +260,8 @@ class Parent:
                     for step in [step for step in steps if (step.bench.scope, step.bench.backend) == kind]:
                         self._run(step)
                         left.remove(step)
+                    if kind[0] is Scope.GPU and len(self._gpus) > 1:
+                        self._again([step for step in steps if (step.bench.scope, step.bench.backend) == kind])
                 finally:
                     self._dismiss(0.0 if sys.exc_info()[0] else 10.0)
         except KeyboardInterrupt:
@@ -267,16 +293,37 @@ class Parent:
             able = []
         turns = [[child] for child in able] if step.alone and scope is Scope.GPU else [able]
         for turn in turns:
-            for child in turn:
-                alone = scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
-                order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
-                child.order(order, time.monotonic() + self._limit(step))
-            self._wait(step, turn)
+            self._turn(step, turn)
         # Only now: another rank may be done before the one that reports.
         for beside in self._beside:
-            self._spoil(beside)
+            self._join(beside)
         self._beside.clear()
         self._left -= self._cost(step)
+
+    def _again(self, steps: Sequence[Step]) -> None:
+        """Measure alone what was doubtful at once, the worst first, while there is time to spare."""
+        doubted = self._doubt(self.harvest) if self._doubt else ()
+        alone = {step.bench.id for step in steps if step.alone}
+        together = {step.bench.id: step for step in steps if step.bench.id not in alone}
+        wanted = [(together[bench], subject) for bench, subject in doubted if bench in together]
+        until = time.monotonic() + self._spare
+        for step, subject in wanted:
+            short = replace(step, seconds=min(step.seconds, max(_SHORTEST, self._spare / len(wanted))), alone=True)
+            child = self._children.get(subject)
+            if child is None:
+                continue
+            if time.monotonic() + short.seconds > until:
+                break
+            self._show(step.bench.id, [subject], alone=True)
+            self._turn(short, [child])
+
+    def _turn(self, step: Step, turn: Sequence[_Child]) -> None:
+        """Let some children run a benchmark at the same time."""
+        alone = step.bench.scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
+        for child in turn:
+            order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
+            child.order(order, time.monotonic() + self._limit(step))
+        self._wait(step, turn)
 
     def _limit(self, step: Step) -> float:
         return 2 * step.seconds + (_GRACE[step.bench.backend] if self._grace is None else self._grace)
@@ -299,6 +346,7 @@ class Parent:
             level=self._level,
             options=self._options,
             ranks=ranks,
+            rank=self._gpus.index(own[0]) if ranks else 0,
             pin=nodes.pop() if len(nodes) == 1 else None,
         )
         environment = {
@@ -347,8 +395,9 @@ class Parent:
                 selector.register(child.fd, selectors.EVENT_READ, child)
             while waited:
                 pause = max(0.0, min(child.deadline for child in waited) - time.monotonic())
-                heard = [key.data for key, _ in selector.select(pause)]
+                heard = [key.data for key, _ in selector.select(min(pause, _LISTEN))]
                 late = [child for child in waited if child not in heard and child.deadline <= time.monotonic()]
+                loud = [child for child in waited if child not in [*heard, *late] and child.printed() >= _LOUDEST]
                 for child in heard:
                     for event in child.events():
                         self._take(step, child, event)
@@ -363,6 +412,10 @@ class Parent:
                     selector.unregister(child.fd)
                     waited.remove(child)
                     self._bury(step, child, f"{doing} in {allowed:.0f} s")
+                for child in loud:
+                    selector.unregister(child.fd)
+                    waited.remove(child)
+                    self._bury(step, child, _TOO_LOUD)
                 if step.bench.scope is Scope.RANKS and len(self._children) < len(self._gpus):
                     # The others wait for the one that is gone, and would for ever.
                     for child in waited:
@@ -390,19 +443,18 @@ class Parent:
             self.harvest.versions.update(event.versions)
             child.working = False
 
-    def _spoil(self, beside: Beside) -> None:
-        """Let what the GPU of another rank did speak against the numbers that it took part in."""
-        why = disturbed(beside.conditions)
-        if not why:
-            return
+    def _join(self, beside: Beside) -> None:
+        """Keep what the GPU of another rank did with the numbers that it had a part in; it can speak against them."""
+        why, conditions = disturbed(beside.conditions), beside.conditions
         for place, measured in enumerate(self.harvest.measurements):
-            if measured.bench == beside.bench:
-                errors = Counter(measured.conditions.errors) + Counter(beside.conditions.errors)
+            if measured.bench == beside.bench and beside.case in (None, measured.case):
                 self.harvest.measurements[place] = replace(
                     measured,
-                    invalid=measured.invalid or f"{beside.subject}: {why}",
-                    conditions=replace(measured.conditions, errors=dict(errors)),
+                    invalid=measured.invalid or (f"{beside.subject}: {why}" if why else ""),
+                    each={**measured.each, beside.subject: conditions},
                 )
+                # Where it cannot be told at which of several numbers errors were counted, they count once.
+                conditions = replace(conditions, errors={})
 
     def _bury(self, step: Step, child: _Child, why: str) -> None:
         """Kill a child, or find it dead, and say so; the others go on."""
@@ -437,7 +489,9 @@ class Parent:
     def _lack(self, bench: str, subject: str, why: str) -> None:
         self.harvest.missing.append(Missing(bench=bench, subject=subject, why=why))
 
-    def _show(self, bench: str, subjects: Sequence[str], got: Measurement | None = None) -> None:
+    def _show(
+        self, bench: str, subjects: Sequence[str], got: Measurement | None = None, *, alone: bool = False
+    ) -> None:
         if self._tell is None:
             return
         self._tell(
@@ -448,6 +502,7 @@ class Parent:
                 steps=self._steps,
                 left=max(0.0, self._left),
                 got=got,
+                alone=alone,
             )
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 from hostcheck import __version__
+from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope, Session
 from hostcheck.bench.parent import Harvest, Parent, Progress, Step
@@ -32,6 +33,10 @@ _STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
 """Seconds that a child takes to start, off the budget."""
 _PACKAGES = {Backend.CUDA: "cuda.bindings", Backend.TORCH: "torch"}
 _FEWEST = 0.2
+SPARE = {Level.QUICK: 8.0, Level.STANDARD: 25.0, Level.FULL: 0.0, Level.SOAK: 0.0}
+"""Seconds, over the budget, in which GPUs are measured alone once more where at once they shared too little."""
+_SPARE_SHARE = 0.1
+"""The same of a duration that the user gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,24 +278,46 @@ def measure(
     level: Level,
     options: Mapping[str, str],
     tell: Callable[[Progress], None] | None = None,
+    floors: Floors | None = None,
+    duration: float | None = None,
 ) -> tuple[Session, Harvest]:
-    """Run benchmarks and return all that came of it."""
+    """Run benchmarks and return all that came of it.
+
+    Args:
+        steps: what runs, from `plan`.
+        host: the GPUs.
+        missing: what cannot run.
+        level, options: as the user set them.
+        tell: called with each progress.
+        floors: with them, what GPUs did badly at once because they share something is measured alone, too.
+        duration: seconds for all, in place of the level's.
+    """
     taken = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     begun = time.monotonic()
-    harvest = Parent(host.gpus, level=level, options=options, tell=tell).run(steps)
     confidential = {subject for subject, told in host.devices.items() if "confidential computing" in told}
-    devices = {subject: {**told, **harvest.told.get(subject, {})} for subject, told in host.devices.items()}
-    session = Session(
-        tool=__version__,
-        taken=taken,
-        level=level.name.lower(),
-        measurements=tuple(_encrypted(measured, confidential) for measured in harvest.measurements),
-        missing=(*missing, *harvest.missing),
-        devices=devices,
-        versions={"kernel": os.uname().release, **host.versions, **harvest.versions},
-        seconds=round(time.monotonic() - begun, 3),
+
+    def session(harvest: Harvest) -> Session:
+        return Session(
+            tool=__version__,
+            taken=taken,
+            level=level.name.lower(),
+            measurements=tuple(_encrypted(measured, confidential) for measured in harvest.measurements),
+            missing=(*missing, *harvest.missing),
+            devices={subject: {**told, **harvest.told.get(subject, {})} for subject, told in host.devices.items()},
+            versions={"kernel": os.uname().release, **host.versions, **harvest.versions},
+            seconds=round(time.monotonic() - begun, 3),
+        )
+
+    parent = Parent(
+        host.gpus,
+        level=level,
+        options=options,
+        tell=tell,
+        doubt=None if floors is None else lambda harvest: floors.doubtful(session(harvest)),
+        spare=SPARE[level] if duration is None else _SPARE_SHARE * duration,
     )
-    return session, harvest
+    harvest = parent.run(steps)
+    return session(harvest), harvest
 
 
 def _encrypted(measured: Measurement, confidential: set[str]) -> Measurement:

@@ -23,6 +23,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         gpus: those that it may use.
         subject: what is measured where a benchmark does not say otherwise.
         ranks: how many processes take part that talk to each other; 0 where it is alone.
+        rank: which of them it is. Rank 0 measures for all.
         pin: NUMA node to keep to; None to stay where it is.
     """
 
@@ -31,6 +32,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     level: Level
     options: dict[str, str] = {}
     ranks: int = 0
+    rank: int = 0
     pin: int | None = None
 
 
@@ -64,11 +66,12 @@ class Got(msgspec.Struct, frozen=True, tag=True):
 
 
 class Beside(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """What the GPU of another rank did while one rank measured for all."""
+    """What the GPU of another rank did while one rank measured for all: one case, or None where it cannot be told."""
 
     bench: str
     subject: str
     conditions: Conditions
+    case: str | None = None
 
 
 class Lacking(msgspec.Struct, frozen=True, tag=True):

@@ -27,6 +27,7 @@ from hostcheck.errors import HostcheckError
 from hostcheck.render import FORMATS
 
 if TYPE_CHECKING:
+    from hostcheck.bench.floors import Floors
     from hostcheck.bench.model import Session
     from hostcheck.bench.parent import Progress
     from hostcheck.snapshot.reading import Snapshot
@@ -69,21 +70,26 @@ class Measuring:
     duration: float | None
     option: tuple[str, ...]
 
-    def session(self, names: tuple[str, ...] = ()) -> tuple[Session, bool]:
+    def session(self, names: tuple[str, ...] = (), floors: Floors | None = None) -> tuple[Session, bool]:
         """Measure now; return what came of it, and whether it was interrupted.
+
+        Args:
+            names: benchmarks, in place of those that the user named.
+            floors: by which GPUs are measured alone once more where at once they shared too little.
 
         Raises:
             HostcheckError: nothing can be measured here, in one line with what to do.
         """
+        from hostcheck.bench.options import read_options
         from hostcheck.bench.session import choose, lacking, look, measure, plan
         from hostcheck.registry import load_benches
         from hostcheck.snapshot.local import INTERRUPTED as NOTE
         from hostcheck.snapshot.local import collect
         from hostcheck.snapshot.probes import CommandProbe
 
-        options = _options(self.option)
         level = Level[self.level.upper()]
         wanted = choose(load_benches(), names or self.names, level)
+        options = read_options(self.option, wanted, load_benches())
         # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
         asked = CommandProbe("gpu.nvml", seconds=60.0, local_module="hostcheck.snapshot.nvml")
         reading = collect([asked]).readings["gpu.nvml"]
@@ -99,7 +105,9 @@ class Measuring:
         # Schedulers and timeout(1) end a job so: what had come by then is kept, as after Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            session, harvest = measure(steps, host, missing, level=level, options=options, tell=_show())
+            session, harvest = measure(
+                steps, host, missing, level=level, options=options, tell=_show(), floors=floors, duration=self.duration
+            )
         finally:
             clear_progress()
         return session, harvest.interrupted
@@ -116,7 +124,12 @@ _OPTIONS = (
     ),
     click.option("--gpus", metavar="LIST", default="", help="Only these GPUs, such as 0,2-3, or UUIDs."),
     click.option("--duration", type=_Duration(), metavar="TIME", help="Take this long in all, such as 90s, 10m or 2h."),
-    click.option("--option", multiple=True, metavar="NAME=VALUE", help="For a benchmark that asks for one."),
+    click.option(
+        "--option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="For a benchmark that takes one (see `bench explain`).",
+    ),
 )
 
 
@@ -185,8 +198,11 @@ def run(
     NAMES are benchmarks of `hostcheck bench list`, or patterns such as 'hbm.*'. The measurements go into an archive,
     with a snapshot of the whole host; `hostcheck audit --from` judges it again.
     """
-    from hostcheck.audit import judge
+    from hostcheck.audit import judge, shipped_layers
+    from hostcheck.bench.floors import Floors
     from hostcheck.bench.session import with_results
+    from hostcheck.facts.base import Facts
+    from hostcheck.facts.host import traits
     from hostcheck.render.bench import render_session
 
     checklist = judging.checklist()
@@ -194,12 +210,14 @@ def run(
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
     layers = judging.layers()
     view = View(style=style, output=output, verbose=verbose, nagios=False)
-    session, interrupted = measuring.session()
+    floors = Floors((*shipped_layers(checklist.role, gpus=True), *layers, *checklist.layers))
+    session, interrupted = measuring.session(floors=floors)
     snapshot = with_results(_snapshot(), session)
     kept = _keep(snapshot, save)
-    judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today())
+    facts = Facts(snapshot)
+    judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
     if (style or "text") == "text" and output is None:
-        click.echo(render_session(session, judged), nl=False)
+        click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
     code = view.run(judged)
     click.echo(kept, err=True)
     if interrupted:
@@ -259,6 +277,8 @@ def explained(id: str) -> list[str]:
         f"Needs      {needs}",
         f"Judged by  {judge_of(id)}, bench.alike",
     ]
+    for option in made.options:
+        lines += [f"Takes      --option {option.name}={option.value}: {option.says}"]
     if made.rows:
         lines += [f"Rows       {', '.join(made.rows)}"]
     if made.references:
@@ -329,22 +349,13 @@ def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path |
     ctx.exit(1 if worse else 3 if comparison.apart or not comparison.compared else 0)
 
 
-def _options(texts: tuple[str, ...]) -> dict[str, str]:
-    made: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise HostcheckError(f"--option {text!r}: NAME=VALUE is needed, such as path=/scratch")
-        made[name.strip()] = value
-    return made
-
-
 def _show() -> Callable[[Progress], None]:
     """Return what shows what runs and what is left: a line that changes on a terminal, else a line for each."""
     live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(told: Progress) -> None:
-        line = f"[{told.step}/{told.steps}] {told.bench} on {told.subjects}, {told.left:.0f} s left"
+        where = f"{told.subjects} alone" if told.alone else told.subjects
+        line = f"[{told.step}/{told.steps}] {told.bench} on {where}, {told.left:.0f} s left"
         if live:
             click.echo(f"\r\x1b[K{line}", err=True, nl=False)
         elif told.got is None:

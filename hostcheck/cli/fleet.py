@@ -34,6 +34,7 @@ def command() -> None:
     \b
     hostcheck fleet show hostcheck-runs/DIR                 all hosts, and what differs between them
     hostcheck fleet show hostcheck-runs/DIR --host gpu07    one of them
+    hostcheck fleet add DIR gpu07=FILE gpu08=FILE           file archives that came by another way
     """
 
 
@@ -81,6 +82,34 @@ def show(
     if host not in names:
         raise HostcheckError(f"{folder}: no host {host!r} in it{suggest(host, names)}")
     ctx.exit(show_host(store, host, chosen, layers, judging, view))
+
+
+@command.command("add")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("archives", nargs=-1, required=True, metavar="NAME=FILE...")
+def add(folder: Path, archives: tuple[str, ...]) -> None:
+    """File archives of hosts, as `hostcheck collect` and `hostcheck bench` write them, in a run directory.
+
+    NAME is how the host is called from then on; an older answer of it is replaced. DIR is made where there is none.
+    """
+    from hostcheck.fleet.store import Store
+    from hostcheck.snapshot.archive import read_archive
+    from hostcheck.transport.base import Answer, Reach
+
+    store = Store(folder)
+    if folder.exists() and any(folder.iterdir()):
+        store.targets()
+    found: dict[str, bytes] = {}
+    for text in archives:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise HostcheckError(f"{text!r}: NAME=FILE is needed, such as gpu07=gpu07.tar.gz")
+        if name in found:
+            raise HostcheckError(f"{name} was given twice")
+        read_archive(Path(file))
+        found[name] = Path(file).read_bytes()
+    for name, content in found.items():
+        store.put(name, Answer(reach=Reach.OK, out=content, received=len(content)))
 
 
 @command.command("import")

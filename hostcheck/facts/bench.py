@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -33,6 +33,9 @@ JUDGES = {
     "bench.storage": ("storage.*", "gds.*"),
 }
 """Which benchmarks each check judges; `bench.other` has the rest."""
+
+SHARED = ("copy.*",)
+"""Benchmarks with which GPUs at once share the memory of the host: too little for one is then not that GPU's own."""
 
 # The first GPU of a subject such as "gpu0", "gpu0>gpu1" or "gpu[0-7]".
 _GPU = re.compile(r"gpu\[?(\d+)")
@@ -101,6 +104,38 @@ def traits(session: Session, measured: Measurement) -> Mapping[str, str]:
     for word in ("ranks", "transport", "algorithm"):
         known[word] = str(measured.settings.get(word, ""))
     return {name: value for name, value in known.items() if value}
+
+
+def cases(measured: Measurement) -> tuple[str, ...]:
+    """Return what layers may call a measurement, the most telling first."""
+    own = (f"{measured.bench} {measured.case}",) if measured.case else ()
+    return (*own, measured.bench, measured.bench.partition(".")[0])
+
+
+def equals(session: Session) -> list[list[Measurement]]:
+    """Return the valid numbers of a session in groups of equals: the same thing on the same model of GPU."""
+    groups: dict[tuple[object, ...], list[Measurement]] = {}
+    for measured in session.measurements:
+        if not measured.invalid and measured.value:
+            groups.setdefault(_kind(session, measured), []).append(measured)
+    return list(groups.values())
+
+
+def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
+    settings = tuple(sorted((name, str(value)) for name, value in measured.settings.items()))
+    model = tuple(sorted(traits(session, measured).items()))
+    shape = "".join(letter for letter in measured.subject if not letter.isdigit())
+    return (measured.bench, measured.case, measured.unit, measured.alone, settings, model, shape)
+
+
+def behind(measured: Measurement, group: Sequence[Measurement]) -> float:
+    """Return by how many per cent a number is worse than the median of its equals; 0 where it is not."""
+    # An audit without measurements does without it.
+    from statistics import median
+
+    middle, value = median(each.value or 0.0 for each in group), measured.value or 0.0
+    worse = value - middle if lower_is_better(measured.unit) else middle - value
+    return max(0.0, round(100 * worse / middle, 1))
 
 
 def lower_is_better(unit: str) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
-from hostcheck.errors import Maybe
+from hostcheck.errors import Maybe, Unavailable
 from hostcheck.facts.base import Facts
+from hostcheck.facts.bench import SESSION, lower_is_better
 from hostcheck.facts.edac import EDAC
 from hostcheck.facts.gpu import GPUS
 from hostcheck.facts.gpu_health import REPLAYS
 from hostcheck.facts.gpu_types import Gpu
 from hostcheck.facts.memory import MEMINFO
 from hostcheck.model import Outlier
+from hostcheck.render.safe import clip
 from hostcheck.snapshot.reading import Ending
 
 EQUALS = 5
@@ -28,6 +31,7 @@ thousands of GPUs: the usual 3.5 would name some of them on a healthy day.
 NORMAL = 1.4826
 """The median absolute deviation times this is the standard deviation of normally distributed numbers."""
 
+_LONGEST = 200
 _MOST = 1e15
 """No honest measure is larger; not a number and infinity are refused with it."""
 
@@ -111,12 +115,35 @@ MEASURES: Mapping[str, Measure] = {
         read=lambda facts: [("host", facts.snapshot.manifest.time)], floor=7200.0, low=True, shifted=True
     ),
 }
+_RATE = Measure(read=lambda _: (), floor=1e-9, share=0.01, low=True, high=False)
+"""What `hostcheck bench` measured: of healthy equals nearly all are within 5 % of the median, as for bench.alike."""
+_TIME = Measure(read=lambda _: (), floor=1e-9, share=0.06)
+"""The same of times: within 30 %, since the state of the CPU decides them."""
 _SECONDS = Measure(read=lambda _: (), floor=0.3, share=0.2)
 _PROBE = "time of probe {}, s"
+_BENCH = "bench "
+
+
+def _benchmarks(facts: Facts) -> Iterator[tuple[str, str, float]]:
+    """Yield measure, subject and number of each valid measurement; measured in another way, it has another name."""
+    for measured in facts.get(SESSION).measurements:
+        if measured.value and not measured.invalid and measured.value < _MOST:
+            folder = measured.settings.get("folder")
+            words = (measured.bench, measured.case, f"in {folder}" if folder else "", "alone" if measured.alone else "")
+            yield f"{_BENCH}{' '.join(filter(None, words))}, {measured.unit}", measured.subject, measured.value
+
+
+def _measure(name: str) -> Measure:
+    if name.startswith(_BENCH):
+        return _TIME if lower_is_better(name.rpartition(", ")[2]) else _RATE
+    return MEASURES.get(name, _SECONDS)
 
 
 def measures(facts: Facts) -> dict[str, dict[str, float]]:
-    """Return what a host's snapshot holds of the measures, and how long each probe took. Never raises."""
+    """Return what a host's snapshot holds of the measures, how long each probe took, and what was benchmarked.
+
+    Never raises.
+    """
     found: dict[str, dict[str, float]] = {}
     for name, measure in MEASURES.items():
         try:
@@ -129,6 +156,9 @@ def measures(facts: Facts) -> dict[str, dict[str, float]]:
             numbers = {}
         if numbers:
             found[name] = numbers
+    with suppress(Unavailable):
+        for name, subject, value in _benchmarks(facts):
+            found.setdefault(clip(name, _LONGEST), {})[clip(subject, _LONGEST)] = value
     for id, reading in facts.snapshot.readings.items():
         if reading.ending is Ending.OK and math.isfinite(reading.seconds):
             found[_PROBE.format(id)] = {"host": reading.seconds}
@@ -157,7 +187,7 @@ def outliers(groups: Mapping[str, Sequence[str]], samples: Mapping[str, Samples]
 def _far(group: str, name: str, numbers: Mapping[tuple[str, str], float]) -> Iterator[Outlier]:
     if len(numbers) <= EQUALS:
         return
-    measure = MEASURES.get(name, _SECONDS)
+    measure = _measure(name)
     middle, width = spread(numbers.values(), floor=measure.floor, share=measure.share)
     base = middle if measure.shifted else 0.0
     for (host, subject), value in numbers.items():

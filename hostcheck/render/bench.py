@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from statistics import median
 
 from hostcheck.bench.baseline import Comparison
+from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Session
-from hostcheck.facts.bench import JUDGES, lower_is_better
-from hostcheck.model import Run
+from hostcheck.facts.bench import lower_is_better
 from hostcheck.render.fold import fold_line
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
 
@@ -22,7 +21,7 @@ _ALIKE = 0.01
 
 def render_session(
     session: Session,
-    run: Run | None = None,
+    floors: Floors | None = None,
     *,
     color: bool | None = None,
     width: int | None = None,
@@ -32,7 +31,7 @@ def render_session(
 
     Args:
         session: what was measured.
-        run: what was judged of it, for the floors.
+        floors: what each number is held against.
         color, width, ascii: as for `hostcheck.render.text.render_text`.
     """
     page = _page(color, width, ascii)
@@ -42,11 +41,12 @@ def render_session(
     for measured in session.measurements:
         key = (measured.bench, measured.case, measured.unit, _rounded(measured.limit), measured.alone)
         groups.setdefault(key, []).append(measured)
-    floors = _floors(run)
     shown = ""
+    alone = {(measured.bench, measured.case) for measured in session.measurements if measured.alone}
     for group in groups.values():
-        bench = group[0].bench
-        _line(page, group, "" if bench == shown else bench, floors.get(f"{bench} {group[0].case}".strip()))
+        bench, together = group[0].bench, not group[0].alone and (group[0].bench, group[0].case) in alone
+        least = {floors.share(session, measured) for measured in group} if floors and not together else {None}
+        _line(page, group, "" if bench == shown else bench, least.pop() if len(least) == 1 else None, together)
         shown = bench
     if not groups:
         page.put("nothing", indent=2)
@@ -74,6 +74,7 @@ def render_comparison(
                 f"{number(each.before)} -> {number(each.now)} {each.unit}",
                 (f"{each.change:+.1f} %", "red" if worse else ""),
                 (f"(noise {each.noise:.1f} %)", "dim"),
+                f"or the software's: {'; '.join(each.software)}" if worse and each.software else "",
                 indent=2,
                 hang=4,
             )
@@ -125,18 +126,7 @@ def _rounded(limit: float | None) -> float | None:
     return None if limit is None else float(f"{limit:.1g}")
 
 
-def _floors(run: Run | None) -> dict[str, float]:
-    """Return the floors in per cent of the limit by benchmark and case, as the findings have them."""
-    found: dict[str, float] = {}
-    for result in run.results if run else ():
-        for finding in result.findings if result.id in JUDGES else ():
-            least = re.match(r"at least ([\d.]+) %$", finding.expected.text) if finding.expected else None
-            if least:
-                found[finding.summary.partition(":")[0]] = float(least[1])
-    return found
-
-
-def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | None) -> None:
+def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | None, together: bool) -> None:
     valid = [measured for measured in group if not measured.invalid and measured.value is not None]
     subjects = fold_line([measured.subject for measured in valid], most=3)
     head = f"{bench:<14} {group[0].case}" if page.width >= 60 else f"{bench} {group[0].case}"
@@ -155,7 +145,7 @@ def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | N
         page.put(
             f"{head:<{_NAME}}{text:<{_VALUE}}",
             beside,
-            (_spread(valid, values, subjects) + _energy(valid), "dim"),
+            (_spread(valid, values, subjects, together) + _energy(valid), "dim"),
             indent=2,
             hang=_NAME + _VALUE + 3 if page.width >= 90 else 4,
             between=" ",
@@ -202,13 +192,17 @@ def _bar(share: float, floor: float | None, ascii: bool) -> str:
     return bar[:place] + mark + bar[place + 1 :]
 
 
-def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str) -> str:
+def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str, together: bool) -> str:
     """Say on what, and which was the worst where they are not all alike."""
-    where = f"{subjects}, each alone" if valid[0].alone and len(valid) > 1 else subjects
+    where = f"{subjects}{_how(valid, together)}"
     worst = max(values) if lower_is_better(valid[0].unit) else min(values)
     if abs(worst / median(values) - 1) <= _ALIKE:
         return where
     return f"{where}; worst {number(worst)} on {valid[values.index(worst)].subject}"
+
+
+def _how(valid: Sequence[Measurement], together: bool) -> str:
+    return ", all at once" if together else ", each alone" if valid[0].alone and len(valid) > 1 else ""
 
 
 def _unseen(page: Page, session: Session) -> None:

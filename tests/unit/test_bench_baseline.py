@@ -78,6 +78,49 @@ def test_what_was_measured_otherwise_is_named_and_not_compared(now: Session, why
     assert any(why in line for line in found.apart)
 
 
+def test_of_what_is_worse_it_is_told_which_software_changed_that_it_depends_on() -> None:
+    gemm, cpu = replace(TRIAD, bench="gemm.bf16"), replace(TRIAD, bench="memory.bandwidth", subject="node0")
+    then = replace(session(TRIAD, gemm, cpu), versions={"driver": "580", "torch": "2.10", "kernel": "6.8"})
+    now = replace(then, versions={"driver": "590", "torch": "2.11", "kernel": "6.8"}, tool="newer")
+    found = {each.name: each.software for each in compare(then, now).compared}
+    newer, driver, torch = "hostcheck: test then, newer now", "driver: 580 then, 590 now", "torch: 2.10 then, 2.11 now"
+    assert found == {
+        "hbm.triad": (driver, newer), "gemm.bf16": (driver, newer, torch), "memory.bandwidth": (newer,),
+    }  # fmt: skip
+    worse = compare(then, replace(now, measurements=(scaled(0.9),)))
+    text = " ".join(render_comparison(worse, color=False, width=100, ascii=True).split())
+    assert "3,100 -> 2,790 GB/s -10.0 % (noise 0.1 %) or the software's: driver: 580 then, 590 now; hostcheck" in text
+    same = render_comparison(compare(then, replace(then, measurements=(scaled(0.9),))), color=False, width=100)
+    assert "or the software's" not in same
+
+
+def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
+    def devices(*uuids: str, names: tuple[str, str] = ("H100", "H100")) -> dict[str, dict[str, str]]:
+        return {f"gpu{n}": {"name": names[n], "uuid": uuid} for n, uuid in enumerate(uuids)}
+
+    slow = replace(scaled(0.8), subject="gpu1")
+    copy = replace(TRIAD, bench="peer.copy", subject="gpu0>gpu1")
+    then = replace(session(TRIAD, slow, copy), devices=devices("GPU-a", "GPU-b"))
+    turned = replace(then, measurements=(replace(slow, subject="gpu0"), replace(TRIAD, subject="gpu1"), copy))
+    found = compare(then, replace(turned, devices=devices("GPU-b", "GPU-a")))
+    assert {each.subject: each.change for each in found.compared} == {"gpu0": 0.0, "gpu1": 0.0}
+    assert len(found.apart) == 2, "the copy went the other way"
+    other = replace(then, devices=devices("GPU-a", "GPU-c", names=("H100", "H200")))
+    found = compare(then, other)
+    assert [each.subject for each in found.compared] == ["gpu0"]
+    assert "peer.copy on gpu0>gpu1: another GPU: H100 then, H100, H200 now" in found.apart
+    unnamed = replace(then, devices={})
+    assert compare(unnamed, unnamed).compared == (), "of what is not known it cannot be said that it is the same"
+
+
+def test_what_one_run_measured_alone_as_well_does_not_stand_apart() -> None:
+    alone = replace(TRIAD, alone=True)
+    for then, now in ((session(TRIAD), session(TRIAD, alone)), (session(TRIAD, alone), session(TRIAD))):
+        found = compare(then, now)
+        assert ([each.name for each in found.compared], found.apart) == (["hbm.triad"], ())
+    assert compare(session(TRIAD), session(alone)).apart != ()
+
+
 def test_a_number_without_a_baseline_is_named_and_versions_that_changed_are() -> None:
     now = replace(session(TRIAD, replace(TRIAD, bench="hbm.read")), versions={"driver": "590", "torch": "2.11"})
     found = compare(session(TRIAD), now)

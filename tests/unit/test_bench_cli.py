@@ -166,6 +166,29 @@ def test_under_confidential_computing_links_have_no_limit(tmp_path: Path) -> Non
     assert measured["gpu1"].settings["confidential computing"] == "on"
 
 
+def test_a_link_is_judged_by_what_it_carries_alone_where_all_at_once_share(tmp_path: Path) -> None:
+    wanted = "bench.copies={at_least=72}"
+    asked = ("copy.shared", "--only", "bench.copies", "--only", "bench.alike", "--set", wanted)
+    (tmp_path / "good").mkdir()
+    code, out, err = bench(*asked, "--option", f"count={tmp_path / 'good'}", nvml=TWO, cwd=tmp_path)
+    assert code == 0, out
+    assert "copy.shared on gpu0 alone" in err
+    assert "gpu[0-1], all at once" in out
+    assert "87.3% of 63, at least 72% gpu[0-1], each alone" in " ".join(out.split())
+    assert {(m.subject, m.value, m.alone) for m in kept(tmp_path).measurements} == {
+        ("gpu0", 20.0, False), ("gpu1", 20.0, False), ("gpu0", 55.0, True), ("gpu1", 55.0, True),
+    }  # fmt: skip
+    (tmp_path / "bad").mkdir()
+    options = ("--option", f"count={tmp_path / 'bad'}", "--option", "bad=gpu1")
+    code, out, _ = bench(*asked, *options, "--format", "json", nvml=TWO, cwd=tmp_path / "bad")
+    assert code == 1
+    copies = next(result for result in json.loads(out)["results"] if result["id"] == "bench.copies")
+    assert sorted((each["subject"], each["status"]) for each in copies["findings"]) == [
+        ("gpu0", "not-applicable"), ("gpu0", "pass"), ("gpu1", "fail"), ("gpu1", "not-applicable"),
+    ]  # fmt: skip
+    assert "a limit of all together, not of this link" in copies["findings"][0]["summary"]
+
+
 def test_heat_is_invalid_and_a_failure(tmp_path: Path) -> None:
     code, out, _ = bench("fake.good", nvml={"gpus": [{"thermal": 0.4}]}, cwd=tmp_path)
     assert "slowed by hardware thermal slowdown for 40% of the time" in " ".join(out.split())
@@ -179,6 +202,29 @@ def test_a_hot_gpu_of_another_rank_voids_what_all_took_part_in(tmp_path: Path) -
     (measured,) = kept(tmp_path).measurements
     assert measured.subject == "gpu[0-1]"
     assert measured.invalid.startswith("gpu1: slowed by hardware thermal slowdown for ")
+
+
+def test_each_gpu_that_took_part_is_judged_by_its_own_conditions(tmp_path: Path) -> None:
+    nvml = {"gpus": [{}, {"thermal": 0.5}, {"ecc_per_s": 100}]}
+    asked = ("fake.sizes", "--only", "bench.slowdown", "--only", "bench.errors", "--format", "json")
+    code, out, _ = bench(*asked, nvml=nvml, cwd=tmp_path)
+    assert code == 1
+    found = {
+        (result["id"], finding["subject"]): finding["status"]
+        for result in json.loads(out)["results"]
+        for finding in result["findings"]
+        if result["id"] in ("bench.slowdown", "bench.errors")
+    }
+    assert found == {
+        ("bench.slowdown", "gpu0"): "pass", ("bench.slowdown", "gpu1"): "fail", ("bench.slowdown", "gpu2"): "pass",
+        ("bench.errors", "gpu0"): "pass", ("bench.errors", "gpu1"): "pass", ("bench.errors", "gpu2"): "fail",
+    }  # fmt: skip
+    measurements = kept(tmp_path).measurements
+    assert [(m.case, m.value, sorted(m.each)) for m in measurements] == [
+        ("small", 1.0, ["gpu0", "gpu1", "gpu2"]), ("large", 1.0, ["gpu0", "gpu1", "gpu2"]),
+    ]  # fmt: skip
+    assert all(m.invalid.startswith(("gpu1: slowed by", "gpu2: errors")) for m in measurements)
+    assert all(0.09 < (c.seconds or 0) < 1 for m in measurements for c in m.each.values()), "each size by itself"
 
 
 def test_errors_that_grow_are_a_failure(tmp_path: Path) -> None:
@@ -201,10 +247,16 @@ def test_gpus_are_chosen(tmp_path: Path) -> None:
         (["hbm.raed"], "no benchmark matches 'hbm.raed'; did you mean 'hbm.read'?"),
         (["--duration", "soon"], "'soon' is no time such as 90s, 10m or 2h"),
         (["--option", "path"], "NAME=VALUE is needed"),
+        (["storage.read", "--option", "pth=/tmp"],
+         "no benchmark has such an option; did you mean 'path'?; hostcheck bench explain NAME lists them"),
+        (["storage.read", "--option", "path=/nowhere"], "--option path: there is no folder '/nowhere'"),
+        (["storage.read", "--option", "path="], "--option path: there is no folder ''"),
+        (["hbm.read", "--option", "path=/tmp"], "of what runs nothing takes it; gds.read, storage.read would"),
+        (["storage.read", "--option", "path=/tmp", "--option", "path=/var"], "--option path was given twice"),
         (["explain", "hbm.raed"], "no benchmark is called 'hbm.raed'; did you mean 'hbm.read'?"),
         (["compare", "nowhere.json"], "nowhere.json: No such file or directory"),
     ],
-)
+)  # fmt: skip
 def test_a_typing_error_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
     code, _, err = bench(*arguments, cwd=tmp_path)
     assert code == 2

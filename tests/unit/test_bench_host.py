@@ -244,3 +244,27 @@ def test_reads_that_nvidia_fs_did_not_count_were_not_straight(tmp_path: Path) ->
     assert gds.fallen_back(5, 5)
     assert not gds.fallen_back(0, 5)
     assert not gds.fallen_back(None, None)
+
+
+def test_a_triad_is_wrong_where_one_word_is_and_where_it_was_never_written() -> None:
+    np = pytest.importorskip("numpy")
+    one, other = np.random.default_rng(1).random((2, 100_000))
+    target = one + host_memory.SCALE * other
+
+    def right() -> bool:
+        return all(host_memory._is_triad(*piece) for piece in host_memory._pieces(target, one, other))
+
+    assert right()
+    for place, value in ((99_999, np.nan), (40_000, target[40_000] * (1 + 1e-12)), (0, 0.0)):
+        kept, target[place] = target[place], value
+        assert not right()
+        target[place] = kept
+
+
+def test_all_threads_must_agree() -> None:
+    crew = host_memory._Crew(sorted(os.sched_getaffinity(0))[:1] * 3, lambda number: None)
+    try:
+        assert crew.agree(lambda number: True)
+        assert not crew.agree(lambda number: number != 2)
+    finally:
+        crew.close()

@@ -118,6 +118,17 @@ def test_a_hang_ends_at_its_limit_with_all_that_it_started() -> None:
     assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
 
 
+def test_what_floods_is_cut_and_killed_and_named() -> None:
+    harvest = run("floods", "good", grace=50.0)
+    (loud,) = harvest.missing
+    assert (loud.bench, loud.subject) == ("fake.floods", "gpu1")
+    assert loud.why.startswith("the process that measured it printed more than 16 MiB; it was killed")
+    found = of(harvest, "floods")
+    assert 16 << 20 <= int(str(found["gpu1 refused"].details["written"])) <= 32 << 20, "memory has a bound"
+    assert {"gpu0", "gpu3"} <= set(found)
+    assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
+
+
 def test_garbage_on_the_pipe_is_no_result() -> None:
     harvest = run("garbles", gpus=GPUS[:1])
     assert harvest.measurements == []
@@ -170,6 +181,32 @@ def test_progress_says_what_runs_and_what_is_left() -> None:
     begun = [(p.bench, p.step, p.steps, round(p.left, 1)) for p in told if p.got is None]
     assert begun == [("fake.good", 1, 2, 0.4), ("fake.turns", 2, 2, 0.2)]
     assert [p.got.case for p in told if p.got is not None] == ["", "unproven", ""]
+
+
+def shared(folder: Path, spare: float, **options: str) -> tuple[Harvest, list[Progress]]:
+    told: list[Progress] = []
+    step = Step(bench=BENCHES["copy.shared"], seconds=0.2)
+    parent = Parent(
+        GPUS, level=Level.QUICK, options={"count": str(folder), **options}, tell=told.append, spare=spare,
+        doubt=lambda harvest: [(m.bench, m.subject) for m in reversed(harvest.measurements) if m.value == 20.0],
+    )  # fmt: skip
+    return parent.run([step, *steps("turns")]), told
+
+
+def test_what_is_doubtful_at_once_is_measured_alone_one_after_the_other(tmp_path: Path) -> None:
+    harvest, told = shared(tmp_path, spare=60.0)
+    found = [m for m in harvest.measurements if m.bench == "copy.shared"]
+    assert [(m.value, m.alone) for m in found] == [(20.0, False)] * 3 + [(55.0, True)] * 3
+    assert [p.subjects for p in told if p.alone] == [m.subject for m in reversed(found[:3])], (
+        "in the order of the doubt"
+    )
+    assert harvest.missing == []
+
+
+def test_measuring_alone_takes_no_longer_than_there_is_to_spare(tmp_path: Path) -> None:
+    harvest, told = shared(tmp_path, spare=0.0)
+    assert [m.alone for m in harvest.measurements if m.bench == "copy.shared"] == [False] * 3
+    assert not any(p.alone for p in told)
 
 
 def test_ctrl_c_keeps_what_came_and_leaves_no_process() -> None:

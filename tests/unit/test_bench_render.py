@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hostcheck.audit import judge
+from hostcheck.audit import shipped_layers
+from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Missing, Session
-from hostcheck.bench.session import with_results
-from hostcheck.checklist import Checklist
 from hostcheck.model import Scalar
 from hostcheck.render.bench import number, render_session
-from support import host
 
 TRIAD = Measurement(bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, limit=3352.0, verified=True)
 
@@ -45,8 +43,7 @@ def test_the_floor_stands_in_the_bar_and_beside_the_limit() -> None:
         tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(TRIAD,),
         devices={"gpu0": {"pci_id": "10de:2330"}},
     )  # fmt: skip
-    run = judge(with_results(host("bare"), session), Checklist(only=("bench",)))
-    text = render_session(session, run, color=False, width=100, ascii=True)
+    text = render_session(session, Floors(shipped_layers("training", gpus=True)), color=False, width=100, ascii=True)
     assert "############|##.  92.5% of 3,352, at least 78% gpu0" in text
 
 

@@ -14,7 +14,7 @@ import bench_fakes  # noqa: F401 (it registers benchmarks)
 from hostcheck.audit import judge
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
-from hostcheck.bench.session import BUDGET, Host, choose, lacking, look, plan, with_results
+from hostcheck.bench.session import BUDGET, SPARE, Host, choose, lacking, look, plan, with_results
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import KEYS, Expect, Layer, read_layer
@@ -92,6 +92,7 @@ def test_a_level_keeps_its_time_whatever_runs(level: Level, gpus: int) -> None:
     chosen = [made for made in benches if made.level <= level and (gpus > 1 or made.scope not in between)]
     total = sum(step.seconds * step.turns(gpus) for step in plan(chosen, gpus, level))
     assert total <= BUDGET[level]
+    assert BUDGET[level] + SPARE[level] <= {Level.QUICK: 55, Level.STANDARD: 300, Level.FULL: 3600}[level]
     assert total > BUDGET[level] / 3, "and it is not left unused"
 
 

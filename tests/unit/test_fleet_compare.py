@@ -13,6 +13,8 @@ from fleets import called, edited, equals, fleet_of, silent, with_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostcheck.bench.model import Measurement, Session
+from hostcheck.bench.session import with_results
 from hostcheck.facts.base import Facts
 from hostcheck.fleet.outliers import EQUALS, LIMIT, MEASURES, NORMAL, measures, outliers, spread
 from hostcheck.fleet.peers import Hardware, hardware, natural, peer_groups
@@ -299,6 +301,37 @@ def test_what_a_snapshot_holds_is_measured(tmp_path: Path) -> None:
     }
     assert all(each.deviations >= LIMIT for each in fleet.outliers)
     assert fleet.taken.startswith("2026"), "one wrong clock does not date the fleet"
+
+
+def test_a_gpu_that_measures_worse_than_its_equals_elsewhere_is_named(tmp_path: Path) -> None:
+    def measured(triad: float, wall: float, **changes: Any) -> Session:
+        every = [
+            Measurement(
+                bench="hbm.triad", subject=f"gpu{gpu}", unit="GB/s", value=triad + gpu, verified=True, **changes
+            )
+            for gpu in range(2)
+        ]
+        wall_time = Measurement(
+            bench="launch.kernel", case="wall", subject="gpu0", unit="us", value=wall, verified=True
+        )
+        return Session(tool="t", taken="", level="quick", measurements=(*every, wall_time))
+
+    hosts = equals(8)
+    sessions = {name: measured(4370.0, 5.0) for name in hosts}
+    sessions["gpu03"] = measured(4000.0, 5.0)
+    sessions["gpu04"] = measured(4900.0, 3.0)
+    sessions["gpu05"] = measured(4370.0, 9.0)
+    sessions["gpu06"] = measured(4000.0, 5.0, invalid="slowed by heat")
+    del sessions["gpu07"]
+    for name, session in sessions.items():
+        hosts[name] = with_results(hosts[name], session)
+    found = {(each.host, each.subject, each.measure, each.value) for each in fleet_of(tmp_path, hosts).outliers}
+
+    assert found == {
+        ("gpu03", "gpu0", "bench hbm.triad, GB/s", 4000.0),
+        ("gpu03", "gpu1", "bench hbm.triad, GB/s", 4001.0),
+        ("gpu05", "gpu0", "bench launch.kernel wall, us", 9.0),
+    }
 
 
 def test_a_busy_gpu_is_not_compared_with_idle_ones() -> None:

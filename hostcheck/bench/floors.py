@@ -1,0 +1,76 @@
+"""What measurements are held against: the floors that layers set, and what is below them only because GPUs share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hostcheck.bench.model import Measurement, Session
+from hostcheck.expect import KEYS, AtLeast, Expect, Expectation, ExpectationMissing, Key, Layer
+from hostcheck.facts.bench import SHARED, about, behind, cases, equals, judge_of, traits
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """The expectations of benchmarks.
+
+    Attributes:
+        layers: in order, as checks get them.
+        traits: of the host.
+    """
+
+    layers: Sequence[Layer]
+    traits: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, session: Session, measured: Measurement, key: str = "") -> Expectation | None:
+        """Return what a number is held against; None where no layer says.
+
+        Args:
+            session: it is of.
+            measured: the number.
+            key: another than that of the check that judges the benchmark.
+        """
+        found = KEYS.get(key or judge_of(measured.bench))
+        if found is None:
+            return None
+        expect = Expect(self.layers, self.traits, (found.name,))
+        try:
+            return expect.of(traits(session, measured))(found, *cases(measured))
+        except ExpectationMissing:
+            return None
+
+    def share(self, session: Session, measured: Measurement) -> float | None:
+        """Return the floor in per cent of the physical limit; None where there is none of this kind."""
+        found = self.of(session, measured)
+        if found is None or found.key.unit != "%" or not isinstance(found.matcher, AtLeast):
+            return None
+        return found.matcher.value
+
+    def doubtful(self, session: Session) -> list[tuple[str, str]]:
+        """Return what only a measurement alone can judge, as benchmark and subject, the worst first.
+
+        It is what several GPUs did at once with something that they share, and is below its floor or its equals.
+        """
+        groups = {id(measured): group for group in equals(session) for measured in group}
+        part = about(session, *SHARED).measurements
+        together = Counter((measured.bench, measured.case) for measured in part if not measured.alone)
+        found: dict[tuple[str, str], float] = {}
+        for measured in part:
+            if measured.alone or id(measured) not in groups or together[measured.bench, measured.case] < 2:
+                continue
+            off = behind(measured, groups[id(measured)])
+            floor, alike = self.of(session, measured), self.of(session, measured, "bench.alike")
+            value = None if floor is None else in_unit_of(floor.key, measured)
+            low = floor is not None and value is not None and not floor.matcher.matches(value)
+            if low or (alike is not None and not alike.matcher.matches(off)):
+                place = measured.bench, measured.subject
+                found[place] = max(found.get(place, 0.0), off)
+        return sorted(found, key=lambda place: -found[place])
+
+
+def in_unit_of(key: Key, measured: Measurement) -> float | None:
+    """Return a value in the unit of the key that judges it; None where it has none there."""
+    if key.unit == "%":
+        return round(100 * (measured.value or 0.0) / measured.limit, 1) if measured.limit else None
+    return measured.value if key.unit in ("", measured.unit) else None

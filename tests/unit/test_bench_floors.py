@@ -1,0 +1,58 @@
+"""What measurements are held against, and what is to be measured alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hostcheck.audit import shipped_layers
+from hostcheck.bench.floors import Floors
+from hostcheck.bench.model import Measurement, Session
+
+COPY = Measurement(
+    bench="copy.h2d", case="pinned", subject="gpu0", unit="GB/s", value=55.0, limit=63.0, verified=True
+)  # fmt: skip
+
+
+def doubtful(*measurements: Measurement) -> list[tuple[str, str]]:
+    session = Session(
+        tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=measurements,
+        devices={f"gpu{number}": {"pci_id": "10de:2330"} for number in range(4)},
+    )  # fmt: skip
+    return Floors(shipped_layers("training", gpus=True)).doubtful(session)
+
+
+def each(*values: float, **changes: object) -> list[Measurement]:
+    made = [replace(COPY, subject=f"gpu{number}", value=value) for number, value in enumerate(values)]
+    return [replace(one, **changes) for one in made]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "doubted"),
+    [
+        ((55, 55, 55), []),
+        ((38, 38, 38), ["gpu0", "gpu1", "gpu2"]),
+        ((38, 55, 30), ["gpu2", "gpu0"]),
+        # Above the floor of 72 %, but far behind the others.
+        ((55, 47, 55), ["gpu1"]),
+    ],
+)
+def test_copies_at_once_below_the_floor_or_the_others_are_in_doubt_the_worst_first(
+    values: tuple[float, ...], doubted: list[str]
+) -> None:
+    assert [subject for _, subject in doubtful(*each(*values))] == doubted
+
+
+def test_what_is_its_own_fault_or_no_number_is_not() -> None:
+    assert doubtful(*each(38)) == [], "one GPU shares with nobody"
+    assert doubtful(*each(38, 38, alone=True)) == []
+    assert doubtful(*each(38, 38, invalid="unsteady")) == []
+    assert doubtful(*each(38, 38, bench="hbm.triad", case="")) == [], "GPUs do not share their own memory"
+    assert doubtful(*each(8, 8, case="pageable")) == [], "it has no floor"
+
+
+def test_gpus_of_two_numa_nodes_share_a_host_too() -> None:
+    first, second = each(38, 55)
+    apart = replace(first, settings={"NUMA node": 0}), replace(second, settings={"NUMA node": 1})
+    assert doubtful(*apart) == [("copy.h2d", "gpu0")]
