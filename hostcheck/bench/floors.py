@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hostcheck.bench.model import Measurement, Session
-from hostcheck.expect import KEYS, AtLeast, Expect, Expectation, ExpectationMissing, Key, Layer
+from hostcheck.expect import KEYS, Expect, Expectation, ExpectationMissing, Key, Layer
 from hostcheck.facts.bench import SHARED, about, behind, cases, equals, judge_of, traits
+from hostcheck.matchers import AtLeast
 
 
 @dataclass(frozen=True, slots=True)
