@@ -28,6 +28,7 @@ MACHINE = "0123456789abcdef0123456789abcdef"
 BOOT = "11111111-2222-3333-4444-555555555555"
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
 STATE = "var/lib/hostcheck"
+RUN = "run/hostcheck"
 HEADER = "# Written by hostcheck tune; hostcheck tune rollback takes it away again.\n"
 CHECKPOINT = "checkpoint() { :; }"
 KILLED = """\
@@ -205,7 +206,7 @@ class Host:
         found: dict[object, object] = {}
         for path in sorted(self.root.rglob("*")):
             name = str(path.relative_to(self.root))
-            if name == "calls" or name.startswith(STATE):
+            if name == "calls" or name.startswith((STATE, RUN)):
                 continue
             mode = path.lstat().st_mode
             found[name] = (mode, path.read_bytes() if path.is_file() else None)

@@ -703,6 +703,50 @@ write_argument() { # grub|grubby NAME VALUE
     outside update-grub
 }
 
+gpu_folder() { # sets here, the folder of what is known of GPUs until the next boot
+    here=$root/run/hostcheck
+    safe_folder /run/hostcheck || return 1
+    [ -d "$here" ] || attempt mkdir -m 755 "$here" || {
+        reason "$why"
+        why="/run/hostcheck cannot be made: $why"
+        return 1
+    }
+}
+
+answer_seconds=60 # of patience with nvidia-smi, which hangs where the driver does
+
+ask_gpu() { # ARGUMENT...: of nvidia-smi; sets text to what it said; where it fails, why
+    gpu_folder || return 1
+    late='' self=$$
+    ! [ -r /proc/self/stat ] || read -r self _ </proc/self/stat # in a subshell another than $$
+    trap 'late=yes' USR1
+    rm -f "$here/said" # one that was left behind goes on in the old one
+    nvidia-smi "$@" >"$here/said" 2>&1 </dev/null 9>&- &
+    asked=$!
+    {
+        left=$answer_seconds
+        while [ "$left" -gt 0 ] && sleep 1; do
+            left=$((left - 1))
+        done
+        read -r _ _ _ parent _ </proc/self/stat
+        [ "$parent" != "$self" ] || kill -USR1 "$self"
+    } </dev/null >/dev/null 2>&1 9>&- &
+    clock=$!
+    wait "$asked"
+    code=$?
+    kill -KILL "$clock" && wait "$clock"
+    if [ -n "$late" ]; then
+        kill -KILL "$asked" # and not awaited: in a call of the driver that never returns, nothing ends it
+        why="nvidia-smi did not answer in $answer_seconds s"
+        return 1
+    fi
+    text=$(head -c 65536 "$here/said")
+    rm -f "$here/said"
+    [ "$code" != 0 ] || return 0
+    why="nvidia-smi says: ${text##*"$nl"}"
+    return 1
+} 2>/dev/null
+
 read_gpu() { # UUID SETTING
     case $2 in
     power-limit) field=power.limit ;;
@@ -711,23 +755,39 @@ read_gpu() { # UUID SETTING
     persistence) field=persistence_mode ;;
     compute-mode) field=compute_mode ;;
     sm-clock-lock | memory-clock-lock)
-        now='?' # nvidia-smi sets it, and does not show it
-        return 0
+        read_lock "$1.$2"
+        return
         ;;
     *)
         why="hostcheck does not know the GPU setting $2"
         return 1
         ;;
     esac
-    text=$(nvidia-smi -i "$1" "--query-gpu=$field" --format=csv,noheader,nounits 2>&1 </dev/null) || {
-        why="nvidia-smi says: ${text##*"$nl"}"
-        return 1
-    }
+    ask_gpu -i "$1" "--query-gpu=$field" --format=csv,noheader,nounits || return 1
     now="=$text"
+    [ -z "$text" ] || return 0
+    why="nvidia-smi says nothing of $field"
+    return 1
 }
 
+read_lock() { # NAME: nvidia-smi does not show it, so this is what hostcheck locked last in this boot, if anything
+    now='?'
+    gpu_folder || return 1
+    if [ -f "$here/$1" ] && ! [ -L "$here/$1" ] && read -r text <"$here/$1" && [ -n "$text" ]; then
+        now="=$text"
+    fi
+} 2>/dev/null
+
 write_gpu() { # UUID SETTING VALUE
-    value=${3#=}
+    value=${3#=} lock=
+    case $2 in
+    *-lock)
+        gpu_folder || return 1
+        lock=$here/$1.$2
+        attempt rm -f "$lock" || return 1 # from here on nobody knows it, however this ends
+        checkpoint forgotten
+        ;;
+    esac
     case $2:$3 in
     power-limit:=*) set -- "$1" -pl "$value" ;;
     ecc:=Enabled) set -- "$1" -e 1 ;;
@@ -748,7 +808,11 @@ write_gpu() { # UUID SETTING VALUE
         return 1
         ;;
     esac
-    attempt nvidia-smi -i "$@"
+    ask_gpu -i "$@" || return 1
+    [ -n "$lock" ] && [ "$value" != - ] || return 0
+    checkpoint locked
+    # Where it cannot be kept, it is not known, as that of another tool.
+    (umask 022 && printf '%s\n' "$value" >"$lock.new" && mv -f "$lock.new" "$lock") 2>/dev/null || :
 }
 
 read_mount() {

@@ -6,7 +6,9 @@ are told.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 
 from hostcheck.checklist import Checklist, read_setting
 from hostcheck.facts.dropins import OWN_PROBE, OWN_UNITS_PROBE
+from hostcheck.facts.gpu_locks import LOCKS_PROBE
 from hostcheck.facts.identity import IDENTITY_PROBE
 from hostcheck.facts.owners import FILES_PROBE
 from hostcheck.registry import load_tuners
@@ -24,10 +27,10 @@ from hostcheck.snapshot.reading import Ending, Entry, Reading, Snapshot
 from hostcheck.tuning.change import Kind, Plan
 from hostcheck.tuning.journal import End, StepState
 from hostcheck.tuning.plan import Selection, make_plan, to_do
-from hostcheck.tuning.program import apply_program, rollback_program
+from hostcheck.tuning.program import apply_program, recover_program, rollback_program
 from smistand import Stand
 from support import host as recorded
-from tunelab import BOOT, SHELLS, Host, made_up
+from tunelab import BOOT, CHECKPOINT, SHELLS, Host, made_up
 
 SITE = (
     "gpu.power-limit=90",
@@ -62,7 +65,7 @@ def seen(host: Host, stand: Stand) -> Snapshot:
     """Return a snapshot of the made-up host: what it lacks is as on a recorded guest with GPUs."""
     base = {**recorded("bare").readings, **recorded("h200x2").readings}
     base.pop("gpu.nvml")
-    here = collect([OWN_PROBE, OWN_UNITS_PROBE, FILES_PROBE, IDENTITY_PROBE], root=str(host.root))
+    here = collect([OWN_PROBE, OWN_UNITS_PROBE, FILES_PROBE, IDENTITY_PROBE, LOCKS_PROBE], root=str(host.root))
     report = subprocess.run([stand.folder / "nvidia-smi", "-q", "-x"], capture_output=True, check=True).stdout
     states = {unit: host.get(f"/units/{unit}.service").split() for unit in UNITS.split()}
     enabled, active = states["nvidia-persistenced"]
@@ -173,6 +176,119 @@ def test_rollback_leaves_alone_what_somebody_set_since(tmp_path: Path) -> None:
     stand.change(1, {"power.limit": 500.0})
     host.run(rollback_program())
     assert [gpu["power.limit"] for gpu in stand.gpus] == [700.0, 500.0]
+
+
+def idle(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot in which the SM clocks of all GPUs are low, as those of idle ones may be, locked or not."""
+    smi = snapshot.readings["gpu.smi"]
+    out = re.sub(rb"(<clocks>.*?<sm_clock>)[0-9]+ MHz", rb"\g<1>345 MHz", smi.out, flags=re.DOTALL)
+    return Snapshot(snapshot.manifest, {**snapshot.readings, "gpu.smi": replace(smi, out=out)})
+
+
+def locking(host: Host, stand: Stand, clock: int) -> Plan:
+    """Return a plan that locks the SM clocks of idle GPUs."""
+    load_tuners()
+    checklist = Checklist(layers=(read_setting(f"gpu.clock-lock={clock}"),))
+    plan = make_plan(idle(seen(host, stand)), checklist, Selection(only=("gpu.clock-lock",)))
+    return replace(plan, boot=BOOT)
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_lock_that_hostcheck_made_is_known_and_comes_back(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path, command, gpus=1)
+    for clock in (1410, 1200):
+        assert host.run(apply_program(locking(host, stand, clock))).outcome.end is End.COMMITTED
+        assert not to_do(locking(host, stand, clock)), "the same lock a second time"
+    assert [change.before for change in locking(host, stand, 1500).changes if change.kind is Kind.GPU] == ["1200,1200"]
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert stand.gpus[0]["sm-clock-lock"] == "1410,1410"
+    assert not to_do(locking(host, stand, 1410))
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert stand.gpus[0]["sm-clock-lock"] is None
+    assert not list((host.root / "run/hostcheck").iterdir())
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_lock_is_taken_back_wherever_its_making_is_cut_short(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path, command, gpus=1)
+    assert host.run(apply_program(locking(host, stand, 1410))).outcome.end is End.COMMITTED
+    program = apply_program(replace(locking(host, stand, 1200), changes=locking(host, stand, 1200).changes[:1]))
+    for moment in range(1, 100):
+        killed = host.run(program, kill_at=moment)
+        if killed.code == 0:
+            break
+        host.run(recover_program())
+        if stand.gpus[0]["sm-clock-lock"] != "1410,1410":
+            assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+        assert stand.gpus[0]["sm-clock-lock"] == "1410,1410", moment
+        assert not to_do(locking(host, stand, 1410)), moment
+    assert moment > 10
+    assert stand.gpus[0]["sm-clock-lock"] == "1200,1200"
+
+
+def test_a_lock_that_could_be_anything_is_not_known(tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path, gpus=1)
+    plan = locking(host, stand, 1410)
+    assert host.run(apply_program(plan)).outcome.end is End.COMMITTED
+    (lock,) = (host.root / "run/hostcheck").iterdir()
+    assert (lock.read_text(), lock.stat().st_mode & 0o777) == ("1410,1410\n", 0o644)
+    # A link in its place is neither followed nor written through.
+    other = host.put("/other", "1410,1410\n")
+    lock.unlink()
+    lock.symlink_to(other)
+    assert host.run(apply_program(replace(plan, changes=plan.changes[:1]))).outcome.end is End.COMMITTED
+    assert not lock.is_symlink()
+    assert other.read_text() == "1410,1410\n"
+    # Nor is a folder trusted into which others can write.
+    lock.parent.chmod(0o777)
+    refused = host.run(apply_program(replace(plan, changes=plan.changes[:1])))
+    assert refused.outcome.end is End.REFUSED
+    assert "can be written by everybody" in refused.err
+
+
+def hurried(program: str) -> str:
+    """Return a program that waits a second for nvidia-smi."""
+    assert program.count("answer_seconds=60 ") == 1
+    return program.replace("answer_seconds=60 ", "answer_seconds=1 ")
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_tool_that_hangs_does_not_hold_the_host_for_ever(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path, command, gpus=1)
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    before = host.state()
+    stand.fault("-pl", "hangs")
+    done = host.run(hurried(apply_program(plan)))
+    assert done.outcome.end is End.ROLLED_BACK, (done.outcome, done.err)
+    assert "nvidia-smi did not answer in 1 s" in done.err
+    assert host.state() == before
+    assert stand.gpus[0]["power.limit"] == 700.0
+
+    stand.fault("", "hangs")
+    done = host.run(hurried(apply_program(plan)))
+    assert done.outcome.end is End.REFUSED, done.outcome
+    assert "nvidia-smi did not answer in 1 s" in done.err
+    assert host.state() == before
+
+    # Hung from the setting on: what it set cannot be read, so that the transaction stays open for `recover`.
+    stand.fault("")
+    program = apply_program(plan).replace(CHECKPOINT, f'checkpoint() {{ [ "$1" != intent ] || {hang(stand)}; }}')
+    done = host.run(hurried(program))
+    assert done.outcome.end is End.UNFINISHED, (done.outcome, done.err)
+    stand.fault("")
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    assert stand.gpus[0]["power.limit"] == 700.0
+    assert host.state() == before
+
+
+def hang(stand: Stand) -> str:
+    """Return a line of sh that makes every call of the stand-in hang."""
+    state = stand.folder / "state.json"
+    hung = stand.folder / "hung.json"
+    told = json.loads(state.read_text())
+    told["faults"][""] = "hangs"
+    hung.write_text(json.dumps(told))
+    return f"cp {hung} {state}"
 
 
 def test_a_gpu_that_hangs_the_tool_does_not_hang_for_ever(tmp_path: Path) -> None:
