@@ -360,6 +360,11 @@ same() { # VALUE VALUE: whether they mean the same to the thing that has them
         [ "$one" = "$text" ]
         ;;
     gpu)
+        case $target in *' mig-layout')
+            same_profiles "${1#=}" "${2#=}"
+            return
+            ;;
+        esac
         number_of "$1"
         one=$text
         number_of "$2"
@@ -717,7 +722,7 @@ answer_seconds=60 # of patience with nvidia-smi, which hangs where the driver do
 
 ask_gpu() { # ARGUMENT...: of nvidia-smi; sets text to what it said; where it fails, why
     gpu_folder || return 1
-    late='' self=$$
+    text='' late='' self=$$
     ! [ -r /proc/self/stat ] || read -r self _ </proc/self/stat # in a subshell another than $$
     trap 'late=yes' USR1
     rm -f "$here/said" # one that was left behind goes on in the old one
@@ -754,6 +759,10 @@ read_gpu() { # UUID SETTING
     mig) field=mig.mode.pending ;;
     persistence) field=persistence_mode ;;
     compute-mode) field=compute_mode ;;
+    mig-layout)
+        read_layout "$1"
+        return
+        ;;
     sm-clock-lock | memory-clock-lock)
         read_lock "$1.$2"
         return
@@ -778,9 +787,89 @@ read_lock() { # NAME: nvidia-smi does not show it, so this is what hostcheck loc
     fi
 } 2>/dev/null
 
+read_layout() { # UUID: the profiles of its MIG instances, in any order
+    ask_gpu mig -i "$1" -lgi || [ -z "$late" ] || return 1
+    case $text in
+    *'No GPU instances found: Not Found'*)
+        now='=none'
+        return 0
+        ;;
+    *'| GPU instances:'*) ;;
+    *)
+        why="nvidia-smi says: ${text##*"$nl"}"
+        return 1
+        ;;
+    esac
+    profiles
+    instances=$found
+    ask_gpu mig -i "$1" -lci || [ -z "$late" ] || return 1
+    case $text in
+    *'| Compute instances:'*) ;;
+    *'No compute instances found: Not Found'*) ;;
+    *)
+        why="nvidia-smi says: ${text##*"$nl"}"
+        return 1
+        ;;
+    esac
+    profiles
+    now="=$instances"
+    same_profiles "$instances" "$found" || now="=$instances with compute instances ${found:-none}"
+}
+
+profiles() { # sets found, the profiles in the table that is in text
+    found=
+    IFS=$nl
+    for line in $text; do
+        IFS=$blank
+        case $line in *'|'*[0-9]*' MIG '*'|') ;; *) continue ;; esac
+        line=${line#*' MIG '}
+        found=$found,${line%%' '*}
+    done
+    IFS=$blank
+    found=${found#,}
+}
+
+same_profiles() { # LIST LIST
+    others=,$2,
+    IFS=,
+    for profile in $1; do
+        IFS=$blank
+        case $others in *",$profile,"*) ;; *) return 1 ;; esac
+        others=${others%%",$profile,"*},${others#*",$profile,"}
+    done
+    IFS=$blank
+    [ "$others" = , ]
+}
+
+write_layout() { # UUID PROFILES: there is no other way from one layout to another than by none
+    read_layout "$1" || return 1
+    if [ "$now" != =none ]; then
+        ask_gpu -i "$1" --query-compute-apps=pid --format=csv,noheader || return 1
+        case $text in
+        *[0-9]*)
+            replace "$nl" ', '
+            why="processes run on its MIG instances: $text"
+            return 1
+            ;;
+        esac
+        case $now in
+        *' none') ;;
+        *) ask_gpu mig -i "$1" -dci || return 1 ;;
+        esac
+        checkpoint emptied
+        ask_gpu mig -i "$1" -dgi || return 1
+        checkpoint removed
+    fi
+    [ "$2" = none ] || ask_gpu mig -i "$1" -cgi "$2" -C
+}
+
 write_gpu() { # UUID SETTING VALUE
     value=${3#=} lock=
     case $2 in
+    mig-layout)
+        write_layout "$1" "$value"
+        return
+        ;;
     *-lock)
         gpu_folder || return 1
         lock=$here/$1.$2

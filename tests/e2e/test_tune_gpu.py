@@ -19,6 +19,7 @@ import pytest
 from hostcheck.checklist import Checklist, read_setting
 from hostcheck.facts.dropins import OWN_PROBE, OWN_UNITS_PROBE
 from hostcheck.facts.gpu_locks import LOCKS_PROBE
+from hostcheck.facts.gpu_mig import INSTANCES_PROBE, PROFILES_PROBE
 from hostcheck.facts.identity import IDENTITY_PROBE
 from hostcheck.facts.owners import FILES_PROBE
 from hostcheck.registry import load_tuners
@@ -43,6 +44,7 @@ NAMES = ("gpu.power-limit", "gpu.compute-mode", "gpu.clock-lock", "gpu.mig-polic
          "gpu.mps", "process.memlock", "gds.module")  # fmt: skip
 UNITS = (
     "nvidia-persistenced hostcheck-gpu-power-limit hostcheck-gpu-compute-mode hostcheck-gpu-clock-lock hostcheck-mps"
+    " hostcheck-gpu-mig-layout"
 )
 
 
@@ -82,9 +84,18 @@ def seen(host: Host, stand: Stand) -> Snapshot:
         names = replace(names, files={**names.files, "/proc/4711/comm": comm})
     wants = [unit for unit, (word, _) in states.items() if word == "enabled" and unit.startswith("hostcheck-")]
     links = {f"/etc/systemd/system/multi-user.target.wants/{unit}.service": Entry("l") for unit in wants}
+    mig = {
+        probe.id: subprocess.run([stand.folder / "nvidia-smi", *probe.argv[1:]], capture_output=True, check=False)
+        for probe in (INSTANCES_PROBE, PROFILES_PROBE)
+    }
+    told_of_mig = {
+        id: Reading(id, Ending.EXIT if done.returncode else Ending.OK, done.returncode, out=done.stdout)
+        for id, done in mig.items()
+    }
     readings = {
         **base,
         **here.readings,
+        **told_of_mig,
         "gpu.smi": Reading("gpu.smi", Ending.OK, 0, out=report),
         "software.units": Reading("software.units", Ending.OK, 0, out=told.encode()),
         "process.names": names,
@@ -289,6 +300,114 @@ def hang(stand: Stand) -> str:
     told["faults"][""] = "hangs"
     hung.write_text(json.dumps(told))
     return f"cp {hung} {state}"
+
+
+def sliced(folder: Path, command: tuple[str, ...] = ("dash",)) -> tuple[Host, Stand]:
+    """Return a made-up host with a GPU in MIG mode, without instances."""
+    host, stand = prepared(folder, command, gpus=1)
+    stand.change(0, {"mig.mode.current": "Enabled", "mig.mode.pending": "Enabled", "persistence_mode": "Enabled"})
+    return host, stand
+
+
+def cutting(host: Host, stand: Stand, layout: str) -> Plan:
+    """Return a plan that makes a layout of MIG instances."""
+    return planned(host, stand, f'gpu.mig-layout="{layout}"', only=("gpu.mig-layout",))
+
+
+def instances(stand: Stand) -> list[str]:
+    """Return the profiles of the GPU instances that have a compute instance of their own."""
+    made = stand.gpus[0]["instances"]
+    return sorted(one["name"] for one in made if one["compute"] == [one["name"]])
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_mig_layouts_there_and_back(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = sliced(tmp_path, command)
+    files = host.state()
+    done = host.run(apply_program(cutting(host, stand, "1g.18gb,3g.71gb,1g.18gb")))
+    assert done.outcome.end is End.COMMITTED, (done.outcome, done.err)
+    first = ["1g.18gb", "1g.18gb", "3g.71gb"]
+    assert instances(stand) == first
+    again = cutting(host, stand, "3g.71gb,1g.18gb,1g.18gb")
+    assert not to_do(again), again
+    assert not again.refusals
+
+    # What the unit does after a boot, which leaves neither the mode nor the instances.
+    stand.change(0, {"instances": [], "mig.mode.pending": "Disabled"})
+    (script,) = (host.root / "etc/hostcheck/tune.d").iterdir()
+    subprocess.run(["sh", script], env={**os.environ, "PATH": stand.path}, check=True, capture_output=True)
+    assert instances(stand) == first
+
+    done = host.run(apply_program(cutting(host, stand, "7g.141gb")))
+    assert done.outcome.end is End.COMMITTED, (done.outcome, done.err)
+    assert instances(stand) == ["7g.141gb"]
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert instances(stand) == first
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert stand.gpus[0]["instances"] == []
+    assert host.state() == files
+    assert not any("reset" in line for line in stand.sets)
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_layout_that_fits_in_part_leaves_the_former_one(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = sliced(tmp_path, command)
+    assert host.run(apply_program(cutting(host, stand, "2g.35gb,1g.18gb"))).outcome.end is End.COMMITTED
+    before = host.state()
+    done = host.run(apply_program(cutting(host, stand, "3g.71gb,3g.71gb,1g.18gb")))
+    assert done.outcome.end is End.ROLLED_BACK, done.outcome
+    assert "Insufficient Resources" in done.err
+    assert any("-cgi 3g.71gb,3g.71gb,1g.18gb" in line for line in stand.sets), "it was tried"
+    assert instances(stand) == ["1g.18gb", "2g.35gb"]
+    assert host.state() == before
+
+
+def test_a_layout_that_is_not_made_is_no_success(tmp_path: Path) -> None:
+    host, stand = sliced(tmp_path)
+    plan = cutting(host, stand, "3g.71gb,1g.18gb")
+    for how, said in (("ignored", "it was accepted and did not take"), ("refused", "Insufficient Permissions")):
+        stand.fault("-cgi", how)
+        done = host.run(apply_program(plan))
+        assert done.outcome.end is End.ROLLED_BACK, done.outcome
+        assert said in done.err
+        assert stand.gpus[0]["instances"] == []
+    stand.fault("-cgi", "hangs")
+    done = host.run(hurried(apply_program(plan)))
+    assert done.outcome.end is End.ROLLED_BACK, done.outcome
+    assert "nvidia-smi did not answer in 1 s" in done.err
+
+
+def test_instances_in_use_stay(tmp_path: Path) -> None:
+    host, stand = sliced(tmp_path)
+    assert host.run(apply_program(cutting(host, stand, "3g.71gb,1g.18gb"))).outcome.end is End.COMMITTED
+    plan = cutting(host, stand, "7g.141gb")
+    stand.change(0, {"pids": [4711, 4712]})
+    made = stand.gpus[0]["instances"]
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.ROLLED_BACK, done.outcome
+    assert "processes run on its MIG instances: 4711, 4712" in done.err
+    assert stand.gpus[0]["instances"] == made
+    # Nor are they taken back under a job: the transaction stays open until the GPU is drained.
+    done = host.run(rollback_program())
+    assert done.outcome.end is End.UNFINISHED, done.outcome
+    assert stand.gpus[0]["instances"] == made
+    stand.change(0, {"pids": []})
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    assert stand.gpus[0]["instances"] == []
+
+
+def test_instances_that_somebody_made_since_are_left_alone(tmp_path: Path) -> None:
+    host, stand = sliced(tmp_path)
+    plan = cutting(host, stand, "3g.71gb,1g.18gb")
+    theirs = [{"name": "3g.71gb", "id": 1, "start": 4, "size": 4, "compute": ["1c.3g.71gb", "2c.3g.71gb"]}]
+    stand.change(0, {"instances": theirs})
+    done = host.run(apply_program(plan))
+    assert done.outcome.end is End.REFUSED, done.outcome
+    assert "is now 3g.71gb with compute instances 1c.3g.71gb,2c.3g.71gb" in done.err
+    assert stand.gpus[0]["instances"] == theirs
+    refused = cutting(host, stand, "3g.71gb,1g.18gb")
+    assert not refused.changes
+    assert "without exactly one compute instance: 1" in refused.refusals[0].why
 
 
 def test_a_gpu_that_hangs_the_tool_does_not_hang_for_ever(tmp_path: Path) -> None:
