@@ -1097,6 +1097,8 @@ act() { # one change; where it fails, why says so
     if [ "$now" != '?' ] && ! same "$now" "$after"; then
         show "$now"
         why="it was accepted and did not take: $target is $text"
+        show "$after"
+        why="$why, and not $text"
         step "$number" failed "$why"
         return 1
     fi

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +27,12 @@ from hostcheck.registry import load_tuners
 from hostcheck.snapshot.local import collect
 from hostcheck.snapshot.reading import Ending, Entry, Reading, Snapshot
 from hostcheck.tuning.change import Kind, Plan
-from hostcheck.tuning.journal import End, StepState
+from hostcheck.tuning.journal import End, StepState, read_history
 from hostcheck.tuning.plan import Selection, make_plan, to_do
-from hostcheck.tuning.program import apply_program, recover_program, rollback_program
+from hostcheck.tuning.program import apply_program, history_program, recover_program, rollback_program
 from smistand import Stand
 from support import host as recorded
-from tunelab import BOOT, CHECKPOINT, SHELLS, Host, made_up
+from tunelab import BOOT, CHECKPOINT, SHELLS, Host, change, made_up, plan
 
 SITE = (
     "gpu.power-limit=90",
@@ -292,6 +293,39 @@ def test_a_tool_that_hangs_does_not_hold_the_host_for_ever(command: tuple[str, .
     assert host.state() == before
 
 
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_tool_that_hangs_when_nobody_confirms(command: tuple[str, ...], tmp_path: Path) -> None:
+    """What takes changes back then is another process than the one that began, and has to wake up all the same."""
+    host, stand = prepared(tmp_path, command, gpus=1)
+    before = host.state()
+    limit = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",)).changes[0]
+    program = hurried(
+        apply_program(plan(limit, change(Kind.NIC, "eth0 mtu", "1500", "9000", cuts=True)), confirm_seconds=1)
+    )
+    state = stand.folder / "state.json"
+    hung = f"""sed -i 's/"faults": {{}}/"faults": {{"-pl": "hangs"}}/' {state}"""
+    done = host.run(program.replace(CHECKPOINT, f'checkpoint() {{ [ "$1" != closed ] || {hung}; }}'))
+    assert done.outcome.end is End.AWAITING, (done.outcome, done.err)
+    for _ in range(300):
+        told = read_history(host.run(history_program()).out)[-1]
+        if StepState.STUCK in {step.state for step in told.steps}:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"it still waits: {told}")
+    assert stand.gpus[0]["power.limit"] == 630.0
+    assert host.get("/sys/class/net/eth0/mtu") == "1500\n"
+    stand.fault("-pl")
+    for _ in range(300):
+        done = host.run(recover_program())
+        if done.outcome.end is not End.REFUSED:
+            break
+        time.sleep(0.1)  # until it has let go of the lock
+    assert done.outcome.end is End.ROLLED_BACK, (done.outcome, done.err)
+    assert stand.gpus[0]["power.limit"] == 700.0
+    assert host.state() == before
+
+
 def hang(stand: Stand) -> str:
     """Return a line of sh that makes every call of the stand-in hang."""
     state = stand.folder / "state.json"
@@ -365,7 +399,10 @@ def test_a_layout_that_fits_in_part_leaves_the_former_one(command: tuple[str, ..
 def test_a_layout_that_is_not_made_is_no_success(tmp_path: Path) -> None:
     host, stand = sliced(tmp_path)
     plan = cutting(host, stand, "3g.71gb,1g.18gb")
-    for how, said in (("ignored", "it was accepted and did not take"), ("refused", "Insufficient Permissions")):
+    for how, said in (
+        ("ignored", "mig-layout is none, and not 3g.71gb,1g.18gb"),
+        ("refused", "Insufficient Permissions"),
+    ):
         stand.fault("-cgi", how)
         done = host.run(apply_program(plan))
         assert done.outcome.end is End.ROLLED_BACK, done.outcome
@@ -429,14 +466,14 @@ def test_systemd_takes_every_unit_and_drop_in(tmp_path: Path) -> None:
     units = tmp_path / "units"
     names: set[str] = set()
     for case in plan_cases():
-        for change in case.plan().changes:
-            folder, _, name = change.target.rpartition("/")
-            if change.kind is Kind.FILE and change.after and folder.startswith("/etc/systemd/system"):
-                if "/system/hostcheck-" not in change.target and ".service.d" not in folder:
+        for own in case.plan().changes:
+            folder, _, name = own.target.rpartition("/")
+            if own.kind is Kind.FILE and own.after and folder.startswith("/etc/systemd/system"):
+                if "/system/hostcheck-" not in own.target and ".service.d" not in folder:
                     continue
                 target = units / folder.removeprefix("/etc/systemd/system").strip("/") / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(change.after)
+                target.write_text(own.after)
                 names.add(target.parent.name.removesuffix(".d") if ".d" in target.parent.name else name)
     assert {"hostcheck-mps.service", "hostcheck-gpu-power-limit.service", "slurmd.service"} <= names
     for name in names:
