@@ -708,20 +708,17 @@ write_argument() { # grub|grubby NAME VALUE
     outside update-grub
 }
 
-gpu_folder() { # sets here, the folder of what is known of GPUs until the next boot
+gpu_folder() { # sets here, a folder for words of nvidia-smi; whether it is one for locks too, which end with the boot
     here=$root/run/hostcheck
-    safe_folder /run/hostcheck || return 1
-    [ -d "$here" ] || attempt mkdir -m 755 "$here" || {
-        reason "$why"
-        why="/run/hostcheck cannot be made: $why"
-        return 1
-    }
-}
+    safe_folder /run/hostcheck && { [ -d "$here" ] || mkdir -m 755 "$here"; } && return 0
+    here=$state
+    return 1
+} 2>/dev/null
 
 answer_seconds=60 # of patience with nvidia-smi, which hangs where the driver does
 
 ask_gpu() { # ARGUMENT...: of nvidia-smi; sets text to what it said; where it fails, why
-    gpu_folder || return 1
+    gpu_folder || :
     text='' late='' self=$$
     ! [ -r /proc/self/stat ] || read -r self _ </proc/self/stat # in a subshell another than $$
     trap 'late=yes' USR1
@@ -781,8 +778,7 @@ read_gpu() { # UUID SETTING
 
 read_lock() { # NAME: nvidia-smi does not show it, so this is what hostcheck locked last in this boot, if anything
     now='?'
-    gpu_folder || return 1
-    if [ -f "$here/$1" ] && ! [ -L "$here/$1" ] && read -r text <"$here/$1" && [ -n "$text" ]; then
+    if gpu_folder && [ -f "$here/$1" ] && ! [ -L "$here/$1" ] && read -r text <"$here/$1" && [ -n "$text" ]; then
         now="=$text"
     fi
 } 2>/dev/null
@@ -871,10 +867,11 @@ write_gpu() { # UUID SETTING VALUE
         return
         ;;
     *-lock)
-        gpu_folder || return 1
-        lock=$here/$1.$2
-        attempt rm -f "$lock" || return 1 # from here on nobody knows it, however this ends
-        checkpoint forgotten
+        if gpu_folder; then
+            lock=$here/$1.$2
+            attempt rm -f "$lock" || return 1 # from here on nobody knows it, however this ends
+            checkpoint forgotten
+        fi
         ;;
     esac
     case $2:$3 in
