@@ -152,14 +152,15 @@ def mig_devices(gpus: Sequence[Gpu], platform: Platform, expect: Expect) -> Iter
         )
 
 
-@check(GPUS, LAYOUTS, id="gpu.mig-layout", severity=Severity.MEDIUM, rows=["gpu-mig"], keys=[MIG_LAYOUT])
-def mig_layout(gpus: Sequence[Gpu], layouts: Layouts, expect: Expect) -> Iterator[Finding]:
+@check(GPUS, LAYOUTS, PLATFORM, id="gpu.mig-layout", severity=Severity.MEDIUM, rows=["gpu-mig"], keys=[MIG_LAYOUT])
+def mig_layout(gpus: Sequence[Gpu], layouts: Layouts, platform: Platform, expect: Expect) -> Iterator[Finding]:
     """Each GPU is cut into the MIG instances that this host is meant to have, each with one compute instance.
 
     Schedulers count slices by profile: one that is missing, or of another size, is a job that waits for ever. Instances
     are gone after each reboot. Which there are to be only the site can say: expect gpu.mig-layout =
     "3g.40gb,1g.10gb,1g.10gb", in any order, for each GPU, or "none".
     """
+    platform.need_host("a container shows only the devices that it was given")
     asked = 0
     for gpu in gpus:
         try:
