@@ -723,22 +723,25 @@ ask_gpu() { # ARGUMENT...: of nvidia-smi; sets text to what it said; where it fa
     ! [ -r /proc/self/stat ] || read -r self _ </proc/self/stat # in a subshell another than $$
     trap 'late=yes' USR1
     rm -f "$here/said" # one that was left behind goes on in the old one
-    nvidia-smi "$@" >"$here/said" 2>&1 </dev/null 9>&- &
+    nvidia-smi "$@" >"$here/said" 2>&1 </dev/null & # with the lock: killed, this leaves it at work
     asked=$!
     {
         left=$answer_seconds
         while [ "$left" -gt 0 ] && sleep 1; do
+            read -r _ _ _ parent _ </proc/self/stat
+            [ "$parent" = "$self" ] || exit
             left=$((left - 1))
         done
-        read -r _ _ _ parent _ </proc/self/stat
-        [ "$parent" != "$self" ] || kill -USR1 "$self"
+        kill -USR1 "$self"
     } </dev/null >/dev/null 2>&1 9>&- &
     clock=$!
     wait "$asked"
     code=$?
     kill -KILL "$clock" && wait "$clock"
     if [ -n "$late" ]; then
-        kill -KILL "$asked" # and not awaited: in a call of the driver that never returns, nothing ends it
+        # Not awaited, and without the lock in the end: in a call of the driver that never returns, nothing ends it.
+        kill -KILL "$asked"
+        trap 'flock -u 9' EXIT
         why="nvidia-smi did not answer in $answer_seconds s"
         return 1
     fi

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -324,6 +325,48 @@ def test_a_tool_that_hangs_when_nobody_confirms(command: tuple[str, ...], tmp_pa
             break
         time.sleep(0.1)  # until it has let go of the lock
     assert done.outcome.end is End.ROLLED_BACK, (done.outcome, done.err)
+    assert stand.gpus[0]["power.limit"] == 700.0
+    assert host.state() == before
+
+
+def setting(host: Host, stand: Stand, line: str) -> None:
+    """Let a line of sh be what happens where a power limit is set."""
+    (host.bin / "nvidia-smi").unlink()
+    (host.bin / "nvidia-smi").write_text(
+        f'#!/bin/sh\ncase $* in *-pl*) {line} ;; esac\nexec {stand.folder}/nvidia-smi "$@"\n'
+    )
+    (host.bin / "nvidia-smi").chmod(0o755)
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_what_cannot_be_killed_keeps_no_lock(command: tuple[str, ...], tmp_path: Path) -> None:
+    host, stand = prepared(tmp_path, command, gpus=1)
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    setting(host, stand, f"sleep 3600 & echo $! >{tmp_path}/left; wait")
+    done = host.run(hurried(apply_program(plan)))
+    try:
+        assert done.outcome.end is End.ROLLED_BACK, (done.outcome, done.err)
+        setting(host, stand, ":")
+        assert host.run(apply_program(plan)).outcome.end is End.COMMITTED
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("command", SHELLS, ids=" ".join)
+def test_a_tool_that_is_still_at_work_is_waited_for(command: tuple[str, ...], tmp_path: Path) -> None:
+    """What was killed left it behind, and it may yet set what `recover` would have looked at too early."""
+    host, stand = prepared(tmp_path, command, gpus=1)
+    before = host.state()
+    plan = planned(host, stand, "gpu.power-limit=90", only=("gpu.power-limit",))
+    setting(host, stand, f"echo $$ >{tmp_path}/left; kill -KILL $PPID; exec sleep 3600")
+    assert host.run(apply_program(plan)).outcome.end is End.CUT
+    try:
+        impatient = recover_program().replace('"$tries" -lt 10', '"$tries" -lt 1')
+        assert "is still at work" in host.run(impatient).outcome.why
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+    setting(host, stand, ":")
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
     assert stand.gpus[0]["power.limit"] == 700.0
     assert host.state() == before
 
