@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hostcheck.errors import NotApplicable, Unavailable, need
-from hostcheck.expect import Expect, ExpectationMissing, Key, failed, passed
+from hostcheck.expect import Expect, Expectation, ExpectationMissing, Key, failed, passed
 from hostcheck.facts.base import each
 from hostcheck.facts.gpu import DRIVER, GPUS, Driver, Gpu
 from hostcheck.facts.gpu_health import board_class
+from hostcheck.facts.gpu_mig import LAYOUTS, NO_INSTANCES, Layouts
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.process import DAEMONS, Daemons
+from hostcheck.matchers import Equals, OneOf
 from hostcheck.model import Actor, Finding, Severity, Status
 from hostcheck.registry import check
 
 PERSISTENCE = Key("gpu.persistence-mode", bool)
 MIG = Key("gpu.mig-policy", bool)
+MIG_LAYOUT = Key("gpu.mig-layout", str)
 MPS = Key("gpu.mps", bool)
 TOPOLOGY_OVERRIDE = Key("gpu.grdma-topology", int, high=1)
 COMPUTE_MODE = Key("gpu.compute-mode", str, words=("Default", "Exclusive_Process", "Exclusive_Thread", "Prohibited"))
@@ -148,6 +151,47 @@ def mig_devices(gpus: Sequence[Gpu], platform: Platform, expect: Expect) -> Iter
             fix=f"nvidia-smi mig -i {gpu.index} -lgip lists the profiles; nvidia-smi mig -i {gpu.index} -cgi PROFILE "
             "-C makes devices. They must be made again after each reboot: use nvidia-mig-manager.",
         )
+
+
+@check(GPUS, LAYOUTS, PLATFORM, id="gpu.mig-layout", severity=Severity.MEDIUM, rows=["gpu-mig"], keys=[MIG_LAYOUT])
+def mig_layout(gpus: Sequence[Gpu], layouts: Layouts, platform: Platform, expect: Expect) -> Iterator[Finding]:
+    """Each GPU is cut into the MIG instances that this host is meant to have, each with one compute instance.
+
+    Schedulers count slices by profile: one that is missing, or of another size, is a job that waits for ever. Instances
+    are gone after each reboot. Which there are to be only the site can say: expect gpu.mig-layout =
+    "3g.40gb,1g.10gb,1g.10gb", in any order, for each GPU, or "none".
+    """
+    platform.need_host("a container shows only the devices that it was given")
+    asked = 0
+    for gpu in gpus:
+        try:
+            wanted = expect.of(gpu.traits)(MIG_LAYOUT)
+            on = need(gpu.mig.current)
+        except (NotApplicable, ExpectationMissing):
+            continue
+        asked += 1
+        found = as_expected(layouts.of(gpu), wanted) if on else NO_INSTANCES
+        uneven = layouts.uneven(gpu) if on else ()
+        say = f"its MIG instances are {found}" if on else "MIG is off"
+        profiles = wanted.matcher.value if isinstance(wanted.matcher, Equals) else "PROFILE,PROFILE"
+        fix = f"Drain the GPU, then nvidia-smi mig -i {gpu.index} -dci; nvidia-smi mig -i {gpu.index} -dgi"
+        if profiles != NO_INSTANCES:
+            fix = f"{fix}; nvidia-smi mig -i {gpu.index} -cgi {profiles} -C (until the next reboot)"
+        if uneven and wanted.matcher.matches(found):
+            numbers = ", ".join(map(str, uneven))
+            say = f"{say}, of which {numbers} {'has' if len(uneven) == 1 else 'have'} not one compute instance"
+            found = f"{found}, not each with one compute instance"
+        yield wanted.judge(found, say=say, subject=gpu.subject, fix=fix)
+    if not asked:
+        raise NotApplicable("nothing says which MIG instances are wanted here (gpu.mig-layout), or no GPU can do MIG")
+
+
+def as_expected(layout: str, wanted: Expectation) -> str:
+    """Return a layout in the order in which it is expected; as it is where none of those expected has its profiles."""
+    matcher = wanted.matcher
+    texts = (matcher.value,) if isinstance(matcher, Equals) else matcher.values if isinstance(matcher, OneOf) else ()
+    same = (text for text in texts if isinstance(text, str) and sorted(text.split(",")) == sorted(layout.split(",")))
+    return next(same, layout)
 
 
 @check(each(GPUS), id="gpu.mig-persistence", severity=Severity.MEDIUM, rows=["os-persistence-mig"])

@@ -16,6 +16,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 SAMPLE = Path(__file__).parent / "unit" / "samples" / "h200-smi-q-x.xml"
+PROFILES = {
+    "1g.18gb": (19, 7, 1), "1g.18gb+me": (20, 1, 1), "1g.35gb": (15, 4, 2), "2g.35gb": (14, 3, 2),
+    "3g.71gb": (9, 2, 4), "4g.71gb": (5, 1, 4), "7g.141gb": (0, 1, 8),
+}  # fmt: skip
+"""Of an H200 (MIG user guide, "H200 MIG Profiles"): name to number, how many there can be, and memory slices."""
+
 FIRST = "GPU-00000000-0000-0000-0000-000000000000"
 """UUID of the first GPU; that of GPU N ends in N."""
 
@@ -94,6 +100,8 @@ def _new_gpu(index: int) -> dict[str, Any]:
         "clocks.max.memory": 3201,
         "sm-clock-lock": None,
         "memory-clock-lock": None,
+        "instances": [],
+        "pids": [],
     }
 
 
@@ -120,7 +128,7 @@ def _query(gpus: Sequence[dict[str, Any]], names: Sequence[str], style: Sequence
         row = []
         for name in names:
             key = aliases.get(name, name)
-            if key not in gpu or key.endswith("-lock"):
+            if key not in gpu or key.endswith("-lock") or key in ("instances", "pids"):
                 return _refuse(f'Field "{name}" is not a valid field to query.\n')
             value, unit = gpu[key], " W" if key.startswith("power.") else " MHz" if key.startswith("clocks.") else ""
             text = f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -164,6 +172,15 @@ def _document(gpus: Sequence[dict[str, Any]]) -> int:
             found = element.find(path)
             assert found is not None, path
             found.text = value
+        devices = element.find("mig_devices")
+        assert devices is not None
+        for instance in gpu["instances"]:
+            for number in range(len(instance["compute"])):
+                device = ElementTree.SubElement(devices, "mig_device")
+                ElementTree.SubElement(device, "index").text = str(len(devices) - 1)
+                ElementTree.SubElement(device, "gpu_instance_id").text = str(instance["id"])
+                ElementTree.SubElement(device, "compute_instance_id").text = str(number)
+            devices.text = None
         root.append(element)
     sys.stdout.write('<?xml version="1.0" ?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")
     return 0
@@ -229,9 +246,131 @@ _OPTIONS = {
 }  # fmt: skip
 
 
+def _table(title: str, heads: Sequence[str], rows: Sequence[str]) -> None:
+    """Print a table as `nvidia-smi mig` does: see the samples of hostcheck/facts/gpu_mig.py, of the MIG user guide."""
+    line = f"+{'-' * 68}+"
+    lines = [line, f"| {title:<67}|", *(f"| {head:<67}|" for head in heads), f"|{'=' * 68}|"]
+    for row in rows:
+        lines += [f"| {row:<67}|", line]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _mig(folder: Path, state: Any, arguments: Sequence[str]) -> int:
+    """Do what `nvidia-smi mig` would, in its words; faults go by "-cgi", "-dci" and so on.
+
+    The words are those of the MIG user guide ("Creating GPU Instances", "Destroying GPU Instances"), and for an
+    instance that is in use those that people have reported.
+    """
+    words, gpus = list(arguments), state["gpus"]
+    if words[:1] == ["-i"]:
+        gpus = [gpu for gpu in gpus if words[1] in (gpu["index"], gpu["uuid"], gpu["pci.bus_id"])]
+        words = words[2:]
+    action, *rest = words
+    if "hangs" in (state["faults"].get(action), state["faults"].get("")):
+        time.sleep(3600)
+    gpus = [gpu for gpu in gpus if gpu["mig.mode.current"] == "Enabled"]
+    if not gpus:
+        return _refuse("No MIG-enabled devices found.", 6)
+    if action == "-lgip":
+        rows = [
+            f"  {gpu['index']}  MIG {name:<14} {number:>3}     {_free(gpu, name)}/{most}   16.00    No   16   1   0"
+            for gpu in gpus
+            for name, (number, most, _) in PROFILES.items()
+        ]
+        _table("GPU instance profiles:", ("GPU   Name   ID   Instances   Memory   P2P   SM   DEC   ENC",), rows)
+        return 0
+    if action == "-lgi":
+        rows = [
+            f"  {gpu['index']}  MIG {one['name']:<14} {PROFILES[one['name']][0]:>3} {one['id']:>8}"
+            f" {one['start']:>10}:{one['size']}    "
+            for gpu in gpus
+            for one in gpu["instances"]
+        ]
+        if not rows:
+            return _refuse("No GPU instances found: Not Found", 6)
+        _table("GPU instances:", ("GPU   Name   Profile  Instance   Placement", "ID ID Start:Size"), rows)
+        return 0
+    if action == "-lci":
+        rows = [
+            f"  {gpu['index']} {one['id']:>6}       MIG {name:<14} 0 {number:>8}          0:1 "
+            for gpu in gpus
+            for one in gpu["instances"]
+            for number, name in enumerate(one["compute"])
+        ]
+        if not rows:
+            return _refuse("No compute instances found: Not Found", 6)
+        _table("Compute instances:", ("GPU     GPU       Name   Profile   Instance   Placement",), rows)
+        return 0
+    _log(folder, ["mig", *arguments])
+    how = state["faults"].get(action)
+    if how == "refused":
+        return _refuse("Insufficient Permissions", 4)
+    act = {"-cgi": _make, "-dci": _end_compute, "-dgi": _end}[action]
+    code = 0
+    for gpu in gpus if how != "ignored" else ():
+        code = act(gpu, rest) or code
+    _save(folder, state)
+    return code
+
+
+def _free(gpu: dict[str, Any], name: str) -> int:
+    return PROFILES[name][1] - [one["name"] for one in gpu["instances"]].count(name)
+
+
+def _make(gpu: dict[str, Any], rest: Sequence[str]) -> int:
+    """Make instances, one after the other, each where it fits first: what was made before a refusal stays."""
+    for name in rest[0].split(","):
+        number, _, size = PROFILES.get(name, (-1, 0, 0))
+        taken = {slot for one in gpu["instances"] for slot in range(one["start"], one["start"] + one["size"])}
+        free = [at for at in range(0, 8, size or 8) if not taken & set(range(at, at + size)) and (size > 1 or at < 7)]
+        if number < 0 or not free or not _free(gpu, name):
+            what = "Not Supported" if number < 0 else "Insufficient Resources"
+            sys.stdout.write(f"Unable to create a GPU instance on GPU  {gpu['index']} using profile {name}: {what}\n")
+            return _refuse(f"Failed to create GPU instances: {what}", 3 if number < 0 else 19)
+        # Small ones go to the far end first, as on an A100 (MIG user guide): there they lie in the way of large ones.
+        start, id = free[-1], 1 + max((one["id"] for one in gpu["instances"]), default=0)
+        compute = [name] if "-C" in rest else []
+        gpu["instances"].append({"name": name, "id": id, "start": start, "size": size, "compute": compute})
+        told = f"on GPU  {gpu['index']}"
+        sys.stdout.write(
+            f"Successfully created GPU instance ID {id:>2} {told} using profile MIG {name} (ID {number:>2})\n"
+        )
+        if compute:
+            told = f"ID  0 {told} GPU instance ID {id:>2} using profile MIG {name} (ID  0)"
+            sys.stdout.write(f"Successfully created compute instance {told}\n")
+    return 0
+
+
+def _end_compute(gpu: dict[str, Any], rest: Sequence[str]) -> int:
+    if gpu["pids"]:
+        sys.stdout.write(
+            f"Unable to destroy compute instance ID  0 from GPU  {gpu['index']}: In use by another client\n"
+        )
+        return _refuse("Failed to destroy compute instances: In use by another client", 19)
+    for one in gpu["instances"]:
+        for number in range(len(one["compute"])):
+            told = f"from GPU  {gpu['index']} GPU instance ID {one['id']:>2}"
+            sys.stdout.write(f"Successfully destroyed compute instance ID {number:>2} {told}\n")
+        one["compute"] = []
+    return 0
+
+
+def _end(gpu: dict[str, Any], rest: Sequence[str]) -> int:
+    for one in list(gpu["instances"]):
+        if one["compute"]:
+            told = f"ID {one['id']:>2} from GPU  {gpu['index']}"
+            sys.stdout.write(f"Unable to destroy GPU instance {told}: In use by another client\n")
+            return _refuse("Failed to destroy GPU instances: In use by another client", 19)
+        sys.stdout.write(f"Successfully destroyed GPU instance ID {one['id']:>2} from GPU  {gpu['index']}\n")
+        gpu["instances"].remove(one)
+    return 0
+
+
 def main(folder: Path, arguments: Sequence[str]) -> int:
     """Do what nvidia-smi would with these arguments; return its exit status."""
     state = _load(folder)
+    if arguments[:1] == ["mig"]:
+        return _mig(folder, state, arguments[1:])
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     chosen: list[dict[str, Any]] = state["gpus"]
     sets: list[tuple[str, str, str]] = []
@@ -253,12 +392,14 @@ def main(folder: Path, arguments: Sequence[str]) -> int:
             sets.append((word, _OPTIONS[word], words.pop(0) if needs else ""))
         elif word == "--query-gpu" and words:
             fields = [name.strip() for name in words.pop(0).split(",")]
+        elif word == "--query-compute-apps" and words:
+            show += word + words.pop(0)
         elif word == "--format" and words:
             style = [name.strip() for name in words.pop(0).split(",")]
         elif word in ("-q", "-x", "-L"):
             show += word
         else:
-            if "reset" in word or word in ("-r", "mig"):
+            if "reset" in word or word == "-r":
                 _log(folder, arguments)
             return _refuse(f"Option {word} is not recognized. (The stand-in knows only what hostcheck uses.)")
     for option in ("", *(word for word, _, _ in sets)):
@@ -268,6 +409,9 @@ def main(folder: Path, arguments: Sequence[str]) -> int:
         return _apply(folder, state, chosen, sets, arguments)
     if fields:
         return _query(chosen, fields, style) if "csv" in style else _refuse('"--format=" switch is missing "csv"')
+    if show == "--query-compute-appspid":
+        sys.stdout.write("".join(f"{pid}\n" for gpu in chosen for pid in gpu["pids"]))
+        return 0
     if show == "-L":
         sys.stdout.write("".join(f"GPU {gpu['index']}: {gpu['name']} (UUID: {gpu['uuid']})\n" for gpu in chosen))
         return 0

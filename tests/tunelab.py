@@ -28,6 +28,7 @@ MACHINE = "0123456789abcdef0123456789abcdef"
 BOOT = "11111111-2222-3333-4444-555555555555"
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
 STATE = "var/lib/hostcheck"
+RUN = "run/hostcheck"
 HEADER = "# Written by hostcheck tune; hostcheck tune rollback takes it away again.\n"
 CHECKPOINT = "checkpoint() { :; }"
 KILLED = """\
@@ -57,8 +58,31 @@ esac
 """,
     "nvidia-smi": """
 echo "nvidia-smi $*" >>"$root/calls"
+if [ "$1" = mig ]; then
+    shift 3
+    [ -s "$root/gpu/gi" ] || case $1 in -l*) echo "No GPU instances found: Not Found"; exit 6 ;; esac
+    case $1 in
+    -lgi)
+        echo "| GPU instances: |"
+        while read -r name; do echo "|   0  MIG $name  9  1  0:4  |"; done <"$root/gpu/gi"
+        ;;
+    -lci)
+        [ -s "$root/gpu/ci" ] || { echo "No compute instances found: Not Found"; exit 6; }
+        echo "| Compute instances: |"
+        while read -r name; do echo "|   0   1  MIG $name  0  0  0:1  |"; done <"$root/gpu/ci"
+        ;;
+    -dci) : >"$root/gpu/ci" ;;
+    -dgi) [ ! -s "$root/gpu/ci" ] || { echo "In use by another client"; exit 19; }; : >"$root/gpu/gi" ;;
+    -cgi)
+        IFS=,
+        for name in $2; do echo "$name" >>"$root/gpu/gi"; echo "$name" >>"$root/gpu/ci"; done
+        ;;
+    esac
+    exit
+fi
 shift 2
 case $1 in
+--query-compute-apps=pid) ;;
 --query-gpu=*) cat "$root/gpu/${1#--query-gpu=}" ;;
 -pl) echo "$2.00" >"$root/gpu/power.limit" ;;
 -pm) case $2 in 1) echo Enabled ;; 0) echo Disabled ;; esac >"$root/gpu/persistence_mode" ;;
@@ -205,7 +229,7 @@ class Host:
         found: dict[object, object] = {}
         for path in sorted(self.root.rglob("*")):
             name = str(path.relative_to(self.root))
-            if name == "calls" or name.startswith(STATE):
+            if name == "calls" or name.startswith((STATE, RUN)):
                 continue
             mode = path.lstat().st_mode
             found[name] = (mode, path.read_bytes() if path.is_file() else None)
@@ -232,6 +256,8 @@ def made_up(folder: Path, command: Sequence[str]) -> Host:
         "/units/irqbalance.service": "enabled active\n",
         "/gpu/power.limit": "700.00\n",
         "/gpu/persistence_mode": "Disabled\n",
+        "/gpu/gi": "3g.40gb\n1g.10gb\n",
+        "/gpu/ci": "3g.40gb\n1g.10gb\n",
         "/proc/self/mounts": "tmpfs /data tmpfs rw,relatime,size=1024k 0 0\n",
         "/proc/swaps": "Filename Type Size Used Priority\n/swapfile file 8188 0 -2\n",
         "/run/udev/control": "",
@@ -264,6 +290,7 @@ def every_kind() -> Plan:
         change(Kind.KERNEL_ARG, "grubby nosmt", None, ""),
         change(Kind.GPU, f"{GPU} power-limit", "700", "500"),
         change(Kind.GPU, f"{GPU} sm-clock-lock", None, "1200,1980"),
+        change(Kind.GPU, f"{GPU} mig-layout", "3g.40gb,1g.10gb", "2g.20gb,1g.10gb,1g.10gb"),
         change(Kind.NIC, "eth0 mtu", "1500", "9000"),
         change(Kind.MOUNT, "/data", "rw,relatime,size=1024k", "rw,noatime,size=1024k"),
         change(Kind.SWAP, "/swapfile", "-2", None),

@@ -10,6 +10,7 @@ from hostcheck.expect import Expect, Expectation, ExpectationMissing
 from hostcheck.facts.dropins import OWN, SCRIPTS, OwnFiles
 from hostcheck.facts.gpu import GPUS, Gpu
 from hostcheck.facts.gpu_health import board_class
+from hostcheck.facts.gpu_locks import CLOCK_LOCKS, ClockLocks
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Refusal, Risk
 
@@ -107,14 +108,16 @@ def _watts(gpu: Gpu, wanted: Expectation) -> tuple[float, float, float] | Refusa
 
 
 @tuner(
-    GPUS, OWN, id="gpu.clock-lock", fixes=["gpu.clock-lock"], rows=["gpu-clock-lock"], keys=[SM_LOCK, MEMORY_LOCK],
-    references=["https://docs.nvidia.com/deploy/nvidia-smi/index.html"],
+    GPUS, OWN, CLOCK_LOCKS, id="gpu.clock-lock", fixes=["gpu.clock-lock"], rows=["gpu-clock-lock"],
+    keys=[SM_LOCK, MEMORY_LOCK], references=["https://docs.nvidia.com/deploy/nvidia-smi/index.html"],
 )  # fmt: skip
-def clock_lock(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
+def clock_lock(gpus: Sequence[Gpu], own: OwnFiles, locks: ClockLocks, expect: Expect) -> Steps:
     """Lock the clocks of every GPU, where the site expects a clock: gpu.clock-lock, gpu.clock-lock.memory.
 
-    Runs become comparable; the boost above the clock is lost, and an idle GPU draws more power. Since no driver tells
-    which clocks are locked, a lock that somebody made before cannot be brought back: rollback unlocks.
+    Runs become comparable; the boost above the clock is lost, and an idle GPU draws more power. No driver tells which
+    clocks are locked, so hostcheck keeps its own locks in /run/hostcheck: what it locked in this boot it does not lock
+    again, and rollback locks as before. A lock of another tool is not seen and cannot be brought back: rollback
+    unlocks. Nor is it seen when another tool, a GPU reset or a reload of the driver ends a lock.
     """
     options: dict[str, list[str]] = {}
     source = ""
@@ -137,14 +140,17 @@ def clock_lock(gpus: Sequence[Gpu], own: OwnFiles, expect: Expect) -> Steps:
                 why = f"{value} MHz is above the {need(highest)} MHz that the GPU can do"
                 yield Refusal(target=f"{gpu.subject} {setting}", why=why)
                 continue
-            if value != clock and (lost := forgets(gpu, setting)):
+            before, after = locks.of(uuid_of(gpu), setting), f"{value},{value}"
+            # Without a lock of ours, the clock itself is all that tells.
+            done = value == clock if before is None else before == after
+            if not done and (lost := forgets(gpu, setting)):
                 yield lost
                 continue
             source = because(wanted)
-            options.setdefault(uuid_of(gpu), []).append(f"{option} {value},{value}")
-            if value != clock:
+            options.setdefault(uuid_of(gpu), []).append(f"{option} {after}")
+            if not done:
                 why = f"the clock stays at {value} MHz"
-                yield set_gpu(gpu, setting, None, f"{value},{value}", why=why, source=source, risk=Risk.MEDIUM)
+                yield set_gpu(gpu, setting, before, after, why=why, source=source, risk=Risk.MEDIUM)
     # nvidia-smi takes one of the two options at a time.
     lines = {uuid: f" && nvidia-smi -i {uuid} ".join(words) for uuid, words in options.items()}
     yield from again_at_boot(own, "gpu-clock-lock", lines, why="clocks are locked", source=source)

@@ -138,8 +138,8 @@ def mig_policy(gpu: Gpu, expect: Expect) -> Steps:
     """Switch MIG on or off, where the site expects it: gpu.mig-policy.
 
     Only on a GPU without processes and without MIG devices, and only by name: on Ampere the driver resets the GPU for
-    it, later ones forget the mode at a reboot. The slices themselves are made by nvidia-mig-manager, never by
-    hostcheck, since they are gone after each boot. Rollback switches the mode back.
+    it, later ones forget the mode at a reboot. The slices themselves are made by nvidia-mig-manager, or where the site
+    expects a layout by the tuner gpu.mig-layout. Rollback switches the mode back.
     """
     wanted = expect(MIG)
     need_own(gpu, "its host makes the slices")
@@ -150,8 +150,8 @@ def mig_policy(gpu: Gpu, expect: Expect) -> Steps:
         yield value
     elif value == current:
         if current and not need(gpu.mig.devices):
-            told = f"nvidia-smi mig -i {gpu.index} -lgip lists the profiles, -cgi PROFILE -C makes devices"
-            why = f"MIG is on and there are no devices: let nvidia-mig-manager make them at each boot ({told})"
+            told = f"nvidia-smi mig -i {gpu.index} -lgip lists the profiles; expect some of them, gpu.mig-layout"
+            why = f"MIG is on and there are no devices: let nvidia-mig-manager or hostcheck make them ({told})"
             yield by_hand(target, why, because(wanted))
     elif value != pending:
         busy = need(gpu.processes)

@@ -78,7 +78,14 @@ def set_gpu(
 
 
 def again_at_boot(
-    own: OwnFiles, name: str, options: Mapping[str, str], *, why: str, source: str, risk: Risk = Risk.LOW
+    own: OwnFiles,
+    name: str,
+    options: Mapping[str, str],
+    *,
+    why: str,
+    source: str,
+    risk: Risk = Risk.LOW,
+    opt_in: bool = False,
 ) -> Iterator[Change]:
     """Yield a unit of ours that makes settings again after each boot, since GPUs forget them.
 
@@ -91,4 +98,6 @@ def again_at_boot(
     if options:
         script = [f"nvidia-smi -i {uuid} {words}" for uuid, words in sorted(options.items())]
         kept = f"{why}: made again after each boot"
-        yield from unit_at_boot(own, name, script, after=PERSISTENCED, wants=True, why=kept, source=source, risk=risk)
+        yield from unit_at_boot(
+            own, name, script, after=PERSISTENCED, wants=True, why=kept, source=source, risk=risk, opt_in=opt_in
+        )

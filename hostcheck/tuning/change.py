@@ -21,7 +21,8 @@ class Kind(StrEnum):
         and after are its value, "" for a bare word, None where it is not given.
     GPU: a setting made by nvidia-smi. `target` is the GPU's UUID, a space and the setting: power-limit (W), ecc, mig,
         persistence, compute-mode (words as nvidia-smi prints them), sm-clock-lock, memory-clock-lock ("MIN,MAX" in MHz,
-        None for unlocked).
+        None for unlocked, or for what hostcheck did not lock in this boot), mig-layout (profiles of MIG instances
+        between commas, in any order, or "none").
     NIC: a setting of a network interface. `target` is its name, a space, and "mtu".
     MOUNT: an option of a mounted file system. `target` is its mount point; before and after are all its options, as
         /proc/self/mounts shows them.

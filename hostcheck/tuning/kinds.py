@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from hostcheck.facts.gpu_mig import LAYOUT
 from hostcheck.tuning.change import Change, Kind
 
 _LONGEST = {"target": 4096, "why": 2000, "source": 4000, "tuner": 200}
@@ -23,6 +24,7 @@ _GPU_VALUES: Mapping[str, re.Pattern[str]] = {
     "power-limit": re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?"),
     "ecc": _WORD,
     "mig": _WORD,
+    "mig-layout": LAYOUT,
     "persistence": _WORD,
     "compute-mode": _WORD,
     "sm-clock-lock": re.compile(r"[0-9]{1,5},[0-9]{1,5}"),

@@ -1,8 +1,9 @@
 """The sh programs that change a host and take changes back: a fixed runtime, and one line for each change.
 
 A program is for `sh -s`: it comes whole or does nothing, since its last lines start it, and it goes on in a session of
-its own when whoever sent it is gone. Its transactions are kept on the host, in /var/lib/hostcheck/tx/NUMBER. What it
-prints is read by `hostcheck.tuning.journal`. HOSTCHECK_ROOT, where it is set, stands before every path that it touches.
+its own when whoever sent it is gone. Its transactions are kept on the host, in /var/lib/hostcheck/tx/NUMBER, and the
+clocks of GPUs that it locked, until the next boot, in /run/hostcheck. What it prints is read by
+`hostcheck.tuning.journal`. HOSTCHECK_ROOT, where it is set, stands before every path that it touches.
 """
 
 from __future__ import annotations

@@ -360,6 +360,11 @@ same() { # VALUE VALUE: whether they mean the same to the thing that has them
         [ "$one" = "$text" ]
         ;;
     gpu)
+        case $target in *' mig-layout')
+            same_profiles "${1#=}" "${2#=}"
+            return
+            ;;
+        esac
         number_of "$1"
         one=$text
         number_of "$2"
@@ -703,6 +708,50 @@ write_argument() { # grub|grubby NAME VALUE
     outside update-grub
 }
 
+gpu_folder() { # sets here, a folder for words of nvidia-smi; whether it is one for locks too, which end with the boot
+    here=$root/run/hostcheck
+    safe_folder /run/hostcheck && { [ -d "$here" ] || mkdir -m 755 "$here"; } && return 0
+    here=$state
+    return 1
+} 2>/dev/null
+
+answer_seconds=60 # of patience with nvidia-smi, which hangs where the driver does
+
+ask_gpu() { # ARGUMENT...: of nvidia-smi; sets text to what it said; where it fails, why
+    gpu_folder || :
+    text='' late='' self=$$
+    ! [ -r /proc/self/stat ] || read -r self _ </proc/self/stat # in a subshell another than $$
+    trap 'late=yes' USR1
+    rm -f "$here/said" # one that was left behind goes on in the old one
+    nvidia-smi "$@" >"$here/said" 2>&1 </dev/null & # with the lock: killed, this leaves it at work
+    asked=$!
+    {
+        left=$answer_seconds
+        while [ "$left" -gt 0 ] && sleep 1; do
+            read -r _ _ _ parent _ </proc/self/stat
+            [ "$parent" = "$self" ] || exit
+            left=$((left - 1))
+        done
+        kill -USR1 "$self"
+    } </dev/null >/dev/null 2>&1 9>&- &
+    clock=$!
+    wait "$asked"
+    code=$?
+    kill -KILL "$clock" && wait "$clock"
+    if [ -n "$late" ]; then
+        # Not awaited, and without the lock in the end: in a call of the driver that never returns, nothing ends it.
+        kill -KILL "$asked"
+        trap 'flock -u 9' EXIT
+        why="nvidia-smi did not answer in $answer_seconds s"
+        return 1
+    fi
+    text=$(head -c 65536 "$here/said")
+    rm -f "$here/said"
+    [ "$code" != 0 ] || return 0
+    why="nvidia-smi says: ${text##*"$nl"}"
+    return 1
+} 2>/dev/null
+
 read_gpu() { # UUID SETTING
     case $2 in
     power-limit) field=power.limit ;;
@@ -710,24 +759,124 @@ read_gpu() { # UUID SETTING
     mig) field=mig.mode.pending ;;
     persistence) field=persistence_mode ;;
     compute-mode) field=compute_mode ;;
+    mig-layout)
+        read_layout "$1"
+        return
+        ;;
     sm-clock-lock | memory-clock-lock)
-        now='?' # nvidia-smi sets it, and does not show it
-        return 0
+        read_lock "$1.$2"
+        return
         ;;
     *)
         why="hostcheck does not know the GPU setting $2"
         return 1
         ;;
     esac
-    text=$(nvidia-smi -i "$1" "--query-gpu=$field" --format=csv,noheader,nounits 2>&1 </dev/null) || {
+    ask_gpu -i "$1" "--query-gpu=$field" --format=csv,noheader,nounits || return 1
+    now="=$text"
+    [ -z "$text" ] || return 0
+    why="nvidia-smi says nothing of $field"
+    return 1
+}
+
+read_lock() { # NAME: nvidia-smi does not show it, so this is what hostcheck locked last in this boot, if anything
+    now='?'
+    if gpu_folder && [ -f "$here/$1" ] && ! [ -L "$here/$1" ] && read -r text <"$here/$1" && [ -n "$text" ]; then
+        now="=$text"
+    fi
+} 2>/dev/null
+
+read_layout() { # UUID: the profiles of its MIG instances, in any order
+    ask_gpu mig -i "$1" -lgi || [ -z "$late" ] || return 1
+    case $text in
+    *'No GPU instances found: Not Found'*)
+        now='=none'
+        return 0
+        ;;
+    *'| GPU instances:'*) ;;
+    *)
         why="nvidia-smi says: ${text##*"$nl"}"
         return 1
-    }
-    now="=$text"
+        ;;
+    esac
+    profiles
+    instances=$found
+    ask_gpu mig -i "$1" -lci || [ -z "$late" ] || return 1
+    case $text in
+    *'| Compute instances:'*) ;;
+    *'No compute instances found: Not Found'*) ;;
+    *)
+        why="nvidia-smi says: ${text##*"$nl"}"
+        return 1
+        ;;
+    esac
+    profiles
+    now="=$instances"
+    same_profiles "$instances" "$found" || now="=$instances with compute instances ${found:-none}"
+}
+
+profiles() { # sets found, the profiles in the table that is in text
+    found=
+    IFS=$nl
+    for line in $text; do
+        IFS=$blank
+        case $line in *'|'*[0-9]*' MIG '*'|') ;; *) continue ;; esac
+        line=${line#*' MIG '}
+        found=$found,${line%%' '*}
+    done
+    IFS=$blank
+    found=${found#,}
+}
+
+same_profiles() { # LIST LIST
+    others=,$2,
+    IFS=,
+    for profile in $1; do
+        IFS=$blank
+        case $others in *",$profile,"*) ;; *) return 1 ;; esac
+        others=${others%%",$profile,"*},${others#*",$profile,"}
+    done
+    IFS=$blank
+    [ "$others" = , ]
+}
+
+write_layout() { # UUID PROFILES: there is no other way from one layout to another than by none
+    read_layout "$1" || return 1
+    if [ "$now" != =none ]; then
+        ask_gpu -i "$1" --query-compute-apps=pid --format=csv,noheader || return 1
+        case $text in
+        *[0-9]*)
+            replace "$nl" ', '
+            why="processes run on its MIG instances: $text"
+            return 1
+            ;;
+        esac
+        case $now in
+        *' none') ;;
+        *) ask_gpu mig -i "$1" -dci || return 1 ;;
+        esac
+        checkpoint emptied
+        ask_gpu mig -i "$1" -dgi || return 1
+        checkpoint removed
+    fi
+    [ "$2" = none ] || ask_gpu mig -i "$1" -cgi "$2" -C
 }
 
 write_gpu() { # UUID SETTING VALUE
-    value=${3#=}
+    value=${3#=} lock=
+    case $2 in
+    mig-layout)
+        write_layout "$1" "$value"
+        return
+        ;;
+    *-lock)
+        if gpu_folder; then
+            lock=$here/$1.$2
+            attempt rm -f "$lock" || return 1 # from here on nobody knows it, however this ends
+            checkpoint forgotten
+        fi
+        ;;
+    esac
     case $2:$3 in
     power-limit:=*) set -- "$1" -pl "$value" ;;
     ecc:=Enabled) set -- "$1" -e 1 ;;
@@ -748,7 +897,11 @@ write_gpu() { # UUID SETTING VALUE
         return 1
         ;;
     esac
-    attempt nvidia-smi -i "$@"
+    ask_gpu -i "$@" || return 1
+    [ -n "$lock" ] && [ "$value" != - ] || return 0
+    checkpoint locked
+    # Where it cannot be kept, it is not known, as that of another tool.
+    (umask 022 && printf '%s\n' "$value" >"$lock.new" && mv -f "$lock.new" "$lock") 2>/dev/null || :
 }
 
 read_mount() {
@@ -944,6 +1097,8 @@ act() { # one change; where it fails, why says so
     if [ "$now" != '?' ] && ! same "$now" "$after"; then
         show "$now"
         why="it was accepted and did not take: $target is $text"
+        show "$after"
+        why="$why, and not $text"
         step "$number" failed "$why"
         return 1
     fi

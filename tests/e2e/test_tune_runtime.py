@@ -5,6 +5,7 @@ The made-up host stands in for what cannot be had or must not be touched in test
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from hostcheck.tuning.journal import End, StepState
 from hostcheck.tuning.program import apply_program, recover_program, rollback_program
-from tunelab import SHELLS, Host, every_kind, made_up, real
+from tunelab import RUN, SHELLS, Host, every_kind, made_up, real
 
 shells = pytest.mark.parametrize("command", SHELLS, ids=" ".join)
 
@@ -42,7 +43,11 @@ def test_every_kind_there_and_back(command: Sequence[str], tmp_path: Path) -> No
     assert calls.count("systemctl daemon-reload") == 1
     assert calls.count("udevadm control --reload") == 1
     again = host.run(apply_program(every_kind()))
-    # What nvidia-smi does not show cannot be known to be there already.
+    assert again.outcome.end is End.NOTHING
+    assert {step.state for step in again.outcome.steps.values()} == {StepState.SAME}
+    # What nvidia-smi does not show, and hostcheck did not write down, cannot be known to be there already.
+    shutil.rmtree(host.root / RUN)
+    again = host.run(apply_program(every_kind()))
     assert again.outcome.end is End.COMMITTED
     assert [n for n, step in again.outcome.steps.items() if step.state is not StepState.SAME] == [11]
     back = host.run(rollback_program(with_newer=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hostcheck.facts.gpu_mig import parse_instances, parse_profiles
 from hostcheck.facts.smi_xml import parse_xml
 from smistand import FIRST, Stand
 
@@ -80,3 +81,33 @@ def test_its_report_is_one_of_nvidia_smi(tmp_path: Path) -> None:
     assert [gpu.power.limit_w for gpu in log.gpus] == [700.0, 500.0]
     assert [gpu.persistence_mode for gpu in log.gpus] == [False, True]
     assert log.gpus[0].uuid == FIRST
+
+
+def test_mig_instances_are_made_and_removed(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, gpus=2)
+    off = call(stand, "mig", "-lgi")
+    assert (off.returncode, off.stdout) == (6, "No MIG-enabled devices found.\n")
+    stand.change(1, {"mig.mode.current": "Enabled"})
+    assert parse_instances(call(stand, "mig", "-lgi").stdout) == {}
+    assert parse_profiles(call(stand, "mig", "-lgip").stdout)[1]["3g.71gb"] == 2
+    assert call(stand, "mig", "-i", "1", "-cgi", "3g.71gb,1g.18gb", "-C").returncode == 0
+    made = parse_instances(call(stand, "mig", "-lgi").stdout)
+    assert [(one.profile, one.start, one.size) for one in made[1]] == [("3g.71gb", 4, 4), ("1g.18gb", 3, 1)]
+    log = parse_xml(call(stand, "-q", "-x").stdout, messages=[], exit_code=0)
+    devices = log.gpus[1].mig.devices
+    assert isinstance(devices, tuple)
+    assert [device.gpu_instance for device in devices] == [1, 2]
+    assert call(stand, "mig", "-dgi").returncode != 0, "a compute instance is in it"
+    assert call(stand, "mig", "-dci").returncode == 0
+    assert call(stand, "mig", "-dgi").returncode == 0
+    assert call(stand, "mig", "-lgi").stdout == "No GPU instances found: Not Found\n"
+
+
+def test_mig_instances_that_do_not_fit_stop_half_way(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    stand.change(0, {"mig.mode.current": "Enabled"})
+    said = call(stand, "mig", "-cgi", "3g.71gb,3g.71gb,1g.18gb", "-C")
+    assert said.returncode != 0
+    assert said.stdout.endswith("Failed to create GPU instances: Insufficient Resources\n")
+    assert [one["name"] for one in stand.gpus[0]["instances"]] == ["3g.71gb", "3g.71gb"]
+    assert call(stand, "mig", "-cgi", "1g.10gb", "-C").returncode != 0, "a profile of another GPU"
