@@ -150,9 +150,9 @@ def mig_policy(gpu: Gpu, expect: Expect) -> Steps:
         yield value
     elif value == current:
         if current and not need(gpu.mig.devices):
-            told = f"nvidia-smi mig -i {gpu.index} -lgip lists the profiles, -cgi PROFILE -C makes devices"
-            why = f"MIG is on and there are no devices: let nvidia-mig-manager make them at each boot ({told})"
-            yield by_hand(target, why, because(wanted))
+            why = "MIG is on and there are no devices: let nvidia-mig-manager make them at each boot"
+            smi = f"nvidia-smi mig -i {gpu.index}"
+            yield by_hand(target, why, because(wanted), [f"{smi} -lgip", f"{smi} -cgi PROFILE -C"])
     elif value != pending:
         busy = need(gpu.processes)
         devices = need(gpu.mig.devices) if current else ()

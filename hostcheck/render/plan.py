@@ -113,6 +113,8 @@ def _body(page: Page, plan: Plan, verbose: bool) -> None:
         _heading(page, "For you to do", "hostcheck does none of this.")
         for edit in group.edits(manual):
             page.put((edit.place, "bold"), edit.change.why, indent=2, hang=4, between="  ")
+            for command in edit.change.commands:
+                page.verbatim(command, indent=6, style="cyan")
             page.put((edit.change.source, "dim"), indent=4)
     if plan.refusals:
         _heading(page, "Left alone", "Somebody else's, or not to be changed here.")

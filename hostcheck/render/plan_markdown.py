@@ -40,6 +40,10 @@ def _body(plan: Plan) -> Iterator[str]:
         yield from ("### For you to do", "")
         for edit in group.edits(manual):
             yield f"- **{escape(edit.place)}** {escape(edit.change.why)}"
+            if edit.change.commands:
+                yield ""
+                yield from (f"  {line}" for line in fence("\n".join(edit.change.commands)).split("\n"))
+                yield ""
         yield ""
     if plan.refusals:
         yield from ("### Left alone", "")

@@ -168,6 +168,18 @@ def test_markdown_says_the_same() -> None:
         assert said in page, said
 
 
+COMMANDS = ("systemctl mask -- 'my\\x2dswap.swap' 'a b' " + "x" * 120, "echo '`$(id)` <b>' > /etc/x")
+
+
+def test_commands_stand_on_lines_of_their_own_to_be_copied() -> None:
+    manual = replace(PLAN.changes[-1], commands=COMMANDS)
+    lines = text(replace(PLAN, changes=(manual,))).splitlines()
+    at = lines.index(f"      {COMMANDS[0]}")
+    assert lines[at + 1] == f"      {COMMANDS[1]}"
+    page = plan_markdown({"gpu01": replace(PLAN, changes=(manual,))})
+    assert f"  ```sh\n  {COMMANDS[0]}\n  {COMMANDS[1]}\n  ```\n" in page
+
+
 HOSTILE = "a\x1b[31m\u202eb\n# c <script>`x`|*y*"
 
 
@@ -175,7 +187,8 @@ HOSTILE = "a\x1b[31m\u202eb\n# c <script>`x`|*y*"
 def test_no_text_of_a_host_acts_on_a_reader(told: str) -> None:
     change = replace(WRITE, target=told, before=told, after=f"{told}1", why=told, source=told, tuner="memory.x")
     plan = replace(
-        PLAN, host=told, role=told, changes=(change, replace(change, kind=Kind.FILE)),
+        PLAN, host=told, role=told,
+        changes=(change, replace(change, kind=Kind.FILE), replace(change, kind=Kind.MANUAL, commands=(told, told))),
         refusals=(Refusal(target=told, why=told),), unplanned=(Unplanned(tuner=told, why=told),),
     )  # fmt: skip
     ended = [Ended(name=told, how=How.ROLLED_BACK, why=told, unmended={"memory.x": told})]

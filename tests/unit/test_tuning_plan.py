@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from hostcheck.facts.base import Each, Fact
 from hostcheck.model import Severity, Waiver
 from hostcheck.registry import TUNERS, Tuner, load_tuners
 from hostcheck.snapshot.reading import Ending, FileState, Reading, Snapshot
+from hostcheck.tuners.making import by_hand
 from hostcheck.tuning.change import Change, Kind, Plan, Refusal, Risk, Scope
 from hostcheck.tuning.plan import Selection, make_plan, ordered, plan_code, plans_code, probes_for_plan, to_do
 from support import host
@@ -322,3 +324,14 @@ def test_expectations_reach_a_tuner_with_their_layers(add) -> None:
     load_tuners()["memory.one"] = replace(tuner, function=function, keys=(key,))
     plan(checklist=Checklist(layers=(read_setting("memory.swappiness=7"),)))
     assert seen == [("7", "--set")]
+
+
+@pytest.mark.parametrize("name", ["a b", "it's; reboot", "$(id)", "`id`", "-x", "*", 'a"b', "\\x2d", "é", ""])
+def test_a_name_of_the_host_stays_one_word_of_the_command(name: str) -> None:
+    (command,) = by_hand("t", "w", "s", [["systemctl", "mask", "--", name]]).commands
+    assert shlex.split(command) == ["systemctl", "mask", "--", name]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "a\u2800b"])
+def test_a_command_that_cannot_be_shown_as_it_is_is_not_given(name: str) -> None:
+    assert by_hand("t", "w", "s", ["update-grub", ["rm", name]]).commands == ()
