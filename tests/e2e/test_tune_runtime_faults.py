@@ -561,6 +561,32 @@ def test_some_changes_of_one(host: Host) -> None:
     assert host.state() == before
 
 
+def test_some_changes_of_one_that_was_stopped(host: Host) -> None:
+    before = host.state()
+    wanted = plan(*SMALL.changes, change(Kind.UNIT, "none.service", "disabled inactive", "static inactive"))
+    assert host.run(apply_program(wanted, keep_unverified=True)).outcome.end is End.STOPPED
+    assert host.run(rollback_program("1", changes=[1])).outcome.end is End.STOPPED
+    assert _last_end(host) is End.STOPPED
+    killed = host.run(meddling(rollback_program("1", changes=[2]), "undone", "kill -KILL $$"))
+    assert killed.outcome.end is End.CUT
+    assert host.run(recover_program()).outcome.end is End.STOPPED
+    assert _last_end(host) is End.STOPPED
+    assert host.run(rollback_program("1")).outcome.steps.keys() == {3}
+    assert _last_end(host) is End.ROLLED_BACK
+    assert host.state() == before
+
+
+def test_one_of_which_nothing_stands_any_more_was_taken_back(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(plan(SMALL.changes[2])))
+    host.run(apply_program(plan(*SMALL.changes)))
+    assert host.run(rollback_program("2", changes=[1])).outcome.end is End.COMMITTED
+    assert host.run(rollback_program("2", changes=[2])).outcome.end is End.ROLLED_BACK
+    assert _last_end(host) is End.ROLLED_BACK
+    assert host.run(rollback_program()).outcome.transaction == "1"
+    assert host.state() == before
+
+
 def test_a_transaction_that_is_not_there(host: Host) -> None:
     assert host.run(rollback_program("7")).outcome.why == "there is no transaction 7"
     assert host.run(rollback_program()).outcome.end is End.NOTHING
