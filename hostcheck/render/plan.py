@@ -48,6 +48,7 @@ def render_plan(
         (f"hostcheck {plan.tool}", "dim"),
         between=" · ",
     )
+    page.put((group.unfinished(plan), "bold red"), indent=2, hang=4)
     page.put(
         f"Plan for {plan.role}: {group.tally(plan)}.",
         "Nothing has been changed." if to_do(plan) and not asking else "",
@@ -79,6 +80,7 @@ def render_plans(
     for hosts, plan in alike(plans):
         page.blank()
         page.put((hosts_line(hosts, most=len(hosts)), "bold"), f"({many(len(hosts), 'host')})", hang=2)
+        page.put((group.unfinished(plan), "bold red"), indent=2, hang=4)
         page.put(f"Plan for {plan.role}: {group.tally(plan)}.", indent=2)
         _body(page, plan, verbose)
     if absent:

@@ -21,6 +21,7 @@ def plan_markdown(plans: Mapping[str, Plan], absent: Sequence[Absentee] = ()) ->
     lines = ["# What hostcheck would change", ""]
     for hosts, plan in alike(plans):
         lines += [f"## {escape(hosts_line(hosts, most=len(hosts)))}", ""]
+        lines += [f"**{escape(group.unfinished(plan))}**", ""] if plan.unfinished else []
         lines += [f"{escape(group.tally(plan)).capitalize()}. Planned for {escape(plan.role)} by hostcheck "
                   f"{escape(plan.tool)}, {escape(when(plan.made))}.", ""]  # fmt: skip
         lines += _body(plan)

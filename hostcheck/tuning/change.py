@@ -161,6 +161,8 @@ class Plan:
         boot: the boot (/proc/sys/kernel/random/boot_id) whose runtime values it knows.
         made: when the snapshot was taken, ISO 8601 UTC.
         tool: the hostcheck version that made it.
+        unfinished: numbers of transactions that were not brought to an end when the snapshot was taken: values may be
+            half changed, and nothing is applied before `recover`. None also where the reader was not root.
     """
 
     host: str
@@ -172,4 +174,5 @@ class Plan:
     changes: tuple[Change, ...]
     refusals: tuple[Refusal, ...] = ()
     unplanned: tuple[Unplanned, ...] = ()
+    unfinished: tuple[str, ...] = ()
     schema: int = SCHEMA

@@ -91,6 +91,18 @@ def test_subsystems_come_in_their_order() -> None:
     assert places == sorted(places)
 
 
+def test_what_is_unfinished_comes_first() -> None:
+    plan = replace(PLAN, unfinished=("3", "4"))
+    told = "Transactions 3, 4 were not brought to an end"
+    for page in (
+        text(plan), text(plan, asking=True), render_plans({"a": plan, "b": plan}, color=False, width=100),
+        plan_markdown({"a": plan}),
+    ):  # fmt: skip
+        assert flat(page).index(told) < flat(page).index("75 changes")
+        assert "hostcheck tune recover" in flat(page)
+    assert "brought to an end" not in text()
+
+
 def test_before_it_is_applied_no_next_step_and_no_exit_code_are_told() -> None:
     shown = text(asking=True)
     assert "Exit code" not in shown

@@ -197,6 +197,8 @@ def test_one_target_twice_is_refused() -> None:
         ("role", 5, "role"),
         ("changes", {}, "changes"),
         ("extra", 1, "extra: unknown field"),
+        ("unfinished", ["1; reboot"], "unfinished: numbers of transactions"),
+        ("unfinished", 3, "unfinished"),
         ("refusals", [{"target": "x"}], "refusals"),
     ],
 )
