@@ -177,7 +177,8 @@ def plan(
     """Say what would be changed, and why; change nothing. This is what `hostcheck tune` alone does.
 
     The exit code is 1 where there is something to change, 0 where there is nothing, and 3 where something could not be
-    determined. What you would have to do by hand does not count.
+    determined, or a transaction was not brought to an end (hostcheck tune recover), which only root can see. What you
+    would have to do by hand does not count.
 
     \b
     hostcheck tune plan --only memory --max-risk low
