@@ -9,7 +9,7 @@ from hostcheck.tuning.change import Change, Kind
 
 _LONGEST = {"target": 4096, "why": 2000, "source": 4000, "tuner": 200}
 _VALUE = 64 * 1024
-_FILE = 1024 * 1024
+"""Bytes of a value, also of a whole file: as in runtime.sh, whose work grows faster than that."""
 _COMMANDS = 20
 _COMMAND = 2000
 
@@ -43,21 +43,21 @@ def fault(change: Change) -> str:
     if not change.why:
         return "why is empty: nothing is changed without a reason"
     if change.kind is Kind.MANUAL:
-        return _texts(change, _VALUE) or _commands(change)
+        return _texts(change) or _commands(change)
     if change.commands:
         return f"commands are for what is done by hand: hostcheck makes a {change.kind} change itself"
     if change.before == change.after:
         return "before and after are the same: there is nothing to change"
-    return _texts(change, _FILE if change.kind is Kind.FILE else _VALUE) or _FAULTS[change.kind](change)
+    return _texts(change) or _FAULTS[change.kind](change)
 
 
-def _texts(change: Change, most: int) -> str:
+def _texts(change: Change) -> str:
     for name in ("before", "after"):
         text: str | None = getattr(change, name)
         if text is None:
             continue
-        if "\0" in text or len(text) > most:
-            return f"{name} is to be a text of at most {most:,} characters, without NUL"
+        if "\0" in text or len(text.encode("utf-8", "replace")) > _VALUE:
+            return f"{name} is to be a text of at most {_VALUE:,} bytes, without NUL"
         if change.kind is not Kind.FILE and any(sign in text for sign in "\n\r\x1b"):
             return f"{name} is to be one line"
     return ""

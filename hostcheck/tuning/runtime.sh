@@ -29,6 +29,7 @@ broken=''     # whether the unit that was looked at has failed
 alien=''      # whether what stands there is nothing that hostcheck writes
 reloads=''    # who must read again what was changed
 folders=''    # to be made durable at the end
+largest=65536 # bytes of a file that is written or kept
 safe=$nl      # folders in which nobody else can write
 confirming='' # seconds within which the transaction must be confirmed
 
@@ -481,6 +482,12 @@ read_file() {
         why="$target is not a regular file"
         return 1
     fi
+    size=0
+    [ ! -e "$file" ] || size=$(wc -c <"$file") || size=0
+    if [ $((size)) -gt "$largest" ]; then
+        why="$target holds $((size)) bytes, and hostcheck keeps no file of more than $largest"
+        return 1
+    fi
     alien=
     [ -e "$file" ] || return 0
     text=$({ cat "$file" && echo .; } 2>&1) || {
@@ -489,7 +496,6 @@ read_file() {
         return 1
     }
     text=${text%.}
-    size=$(wc -c <"$file")
     if [ $((size)) -ne ${#text} ]; then
         alien=yes
         why="$target holds something else than text"

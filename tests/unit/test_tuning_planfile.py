@@ -103,6 +103,8 @@ def test_another_value_is_taken_and_so_are_fewer_changes() -> None:
         ({"target": "proc/sys/vm/swappiness"}, "no plain absolute path"),
         ({"target": "/proc/sys//vm"}, "no plain absolute path"),
         ({"kind": "file", "target": "/etc/sysctl.d/50-site.conf"}, "no file of hostcheck's own"),
+        ({"kind": "file", "target": "/etc/hostcheck", "after": "x" * 65_537}, "after is to be a text of at most 65,5"),
+        ({"kind": "file", "target": "/etc/hostcheck", "before": "é" * 32_769}, "before is to be a text of at most"),
         ({"kind": "file", "target": "/root/hostcheck"}, "is not in /etc/"),
         ({"kind": "file", "target": "/etc/x/../hostcheck"}, "no plain absolute path"),
         ({"kind": "file", "target": "/etc/a b/hostcheck"}, "no file of hostcheck's own"),
