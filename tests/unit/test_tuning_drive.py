@@ -331,6 +331,18 @@ def test_what_nothing_measures_is_told_and_what_was_not_changed_is_not_measured_
     assert compared[1].verdict == "nothing changed"
 
 
+@pytest.mark.parametrize("hosts", ["there", "here"])
+def test_what_is_not_measured_elsewhere_is_said_before_anything_is_done(hosts: str) -> None:
+    told: list[str] = []
+    plan = replace(PLAN, changes=(replace(CHANGE, tuner="cpu.idle-states"), replace(LASTING, tuner="cpu.governor")))
+    measuring = Measuring(Made(names=("a",)) if hosts == "there" else Here(), {"a": plan}, tell=told.append)
+    if hosts == "here":
+        assert not told
+        return
+    assert told == ["not measured over SSH, since benchmarks run on the host of hostcheck alone: cpu.idle-states"]
+    assert [row.measure for row in measuring.after(Applied(()))] == ["cpu.loop"]
+
+
 def test_a_benchmark_is_a_measure_of_the_host_that_hostcheck_runs_on() -> None:
     take = value_of("cpu.jitter")
     (name,) = Here().names
