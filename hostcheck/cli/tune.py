@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -245,11 +246,20 @@ def reach(words: tuple[str, ...], remote: Remote) -> tuple[Hosts, tuple[Target, 
 
 
 def make(rules: Rules, hosts: Hosts) -> Planned:
-    """Return the plans of hosts; while they are read, the terminal shows what is waited for."""
+    """Return the plans of hosts; while they are read and planned, the terminal shows what is waited for."""
+    total = len(hosts.names)
+    if total < 2:
+        try:
+            return rules.make(hosts, hosts.names)
+        finally:
+            clear_progress()
+    from hostcheck.fleet.progress import Teller
+
+    teller = Teller(sys.stderr)
     try:
-        return rules.make(hosts, hosts.names)
+        return rules.make(hosts, hosts.names, progress=lambda done: teller.planning(done, total))
     finally:
-        clear_progress()
+        teller.clear()
 
 
 def take(rules: Rules, hosts: Hosts, plans: Sequence[Plan], where: str) -> tuple[Planned, Rules]:
