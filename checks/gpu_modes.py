@@ -10,6 +10,7 @@ from hostcheck.facts.base import each
 from hostcheck.facts.gpu import DRIVER, GPUS, Driver, Gpu
 from hostcheck.facts.gpu_health import board_class
 from hostcheck.facts.gpu_mig import LAYOUTS, NO_INSTANCES, Layouts
+from hostcheck.facts.owner_files import DROP_IN
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.process import DAEMONS, Daemons
 from hostcheck.matchers import Equals, OneOf
@@ -269,8 +270,10 @@ def grdma_topology(gpus: Sequence[Gpu], driver: Driver, expect: Expect) -> Findi
     return wanted.judge(
         int(text),
         say=f"the driver's option GrdmaPciTopoCheckOverride is {text}",
-        fix="echo 'options nvidia NVreg_GrdmaPciTopoCheckOverride=1' > /etc/modprobe.d/zz-gpu-grdma.conf, rebuild the "
-        "initramfs if it holds the driver, drain the host and reboot it",
+        # The file that the tuner writes, so that there is one; a later one of the site's would win over it.
+        fix=f"echo 'options nvidia NVreg_GrdmaPciTopoCheckOverride=1' > /etc/modprobe.d/{DROP_IN}nvidia.conf, or "
+        "change the file in /etc/modprobe.d that sets it already. Rebuild the initramfs if it holds the driver, drain "
+        "the host and reboot it",
         actor=Actor.REBOOT,
     )
 

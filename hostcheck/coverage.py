@@ -1,7 +1,8 @@
-"""Which rows of the checklist are answered: the rows, the checks that name them, and what is proven of those checks.
+"""Which rows of the checklist are answered: the rows, what names them, and what is proven of the checks among that.
 
-A row counts as answered only where a check names it that the case tables have seen failing: a check that cannot fail
-answers nothing.
+A row counts as answered where a check names it that the case tables have seen failing: a check that cannot fail answers
+nothing. A row of what is to be changed is answered by a tuner too, all of which the case tables have seen changing
+something, and a row of what is to be measured by a benchmark.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import suggest
 from hostcheck.model import Status
-from hostcheck.registry import Check
+from hostcheck.registry import Bench, Check, Tuner
 
 PROVEN_STATUSES = (Status.FAIL, Status.PASS, Status.UNKNOWN)
 
@@ -34,8 +36,8 @@ class RowClass(StrEnum):
 class RowState(StrEnum):
     """How far a row is settled.
 
-    ANSWERED: by a proven check. UNPROVEN: checks name it, but none is known to fail when it should. ATTESTED: advice
-    that no machine can judge; an operator attests it in a checklist. OPEN: not yet.
+    ANSWERED: by a proven check, or by what makes or measures it. UNPROVEN: checks name it, but none is known to fail
+    when it should. ATTESTED: advice that no machine can judge; an operator attests it in a checklist. OPEN: not yet.
     """
 
     ANSWERED = "answered"
@@ -56,16 +58,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowCoverage:
-    """One row and the ids of the checks that name it, and those of them that are proven."""
+    """One row and the ids of the checks that name it, those of them that are proven, and of what else names it."""
 
     row: Row
     checks: tuple[str, ...]
     proven: tuple[str, ...]
+    tuners: tuple[str, ...] = ()
+    benches: tuple[str, ...] = ()
 
     @property
     def state(self) -> RowState:
         """How far the row is settled."""
-        if self.proven:
+        made = self.row.kind is RowClass.TUNE and self.tuners
+        measured = self.row.kind is RowClass.BENCH and self.benches
+        if self.proven or made or measured:
             return RowState.ANSWERED
         if self.checks:
             return RowState.UNPROVEN
@@ -153,36 +159,50 @@ def proven() -> frozenset[str]:
     return read_proven()[Status.FAIL.value]
 
 
-def coverage(checks: Mapping[str, Check], proven: Collection[str]) -> Coverage:
-    """Hold the register of checks against the rows.
+def coverage(
+    checks: Mapping[str, Check],
+    proven: Collection[str],
+    *,
+    tuners: Mapping[str, Tuner] = MappingProxyType({}),
+    benches: Mapping[str, Bench] = MappingProxyType({}),
+) -> Coverage:
+    """Hold the registers against the rows.
 
     Args:
-        checks: the register, by id.
+        checks, tuners, benches: the registers, by id.
         proven: ids of the checks that are known to fail when they should.
     """
-    naming: dict[str, list[str]] = {}
-    for id in sorted(checks):
-        for row in dict.fromkeys(checks[id].rows):
-            naming.setdefault(row, []).append(id)
+    judging, changing, measuring = _naming(checks), _naming(tuners), _naming(benches)
     return Coverage(
         tuple(
             RowCoverage(
                 row=row,
-                checks=tuple(naming.get(row.id, ())),
-                proven=tuple(id for id in naming.get(row.id, ()) if id in proven),
+                checks=judging.get(row.id, ()),
+                proven=tuple(id for id in judging.get(row.id, ()) if id in proven),
+                tuners=changing.get(row.id, ()),
+                benches=measuring.get(row.id, ()),
             )
             for row in _read()[1].values()
         )
     )
 
 
-def unknown_rows(checks: Mapping[str, Check]) -> list[str]:
-    """Return one line for each row id that a check names and the checklist does not have."""
+def _naming(register: Mapping[str, Check | Tuner | Bench]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of those that name each row."""
+    found: dict[str, tuple[str, ...]] = {}
+    for id, each in sorted(register.items()):
+        for row in dict.fromkeys(each.rows):
+            found[row] = (*found.get(row, ()), id)
+    return found
+
+
+def unknown_rows(register: Mapping[str, Check | Tuner | Bench]) -> list[str]:
+    """Return one line for each row id that is named and that the checklist does not have."""
     rows = _read()[1]
     return [
         f"{id}: row {row!r} is unknown{suggest(row, rows)}"
-        for id in sorted(checks)
-        for row in checks[id].rows
+        for id, each in sorted(register.items())
+        for row in each.rows
         if row not in rows
     ]
 
@@ -257,10 +277,12 @@ def _totals(coverage: Coverage, section: int | None, kind: str | None) -> list[s
 
 
 def _row(entry: RowCoverage, *, say_open: bool = True) -> list[str]:
-    """Return a row's line, and below it the checks that name it; one that is not proven has a question mark."""
+    """Return a row's line, and below it what names it; a check that is not proven has a question mark."""
     lines = [f"   {entry.row.id:<28} {entry.row.kind:<9} {entry.row.title}"]
     for id in entry.checks:
         lines.append(f"      {id}" if id in entry.proven else f"      {id}?")
-    if not entry.checks and say_open:
+    lines += [f"      tune {id}" for id in entry.tuners]
+    lines += [f"      bench {id}" for id in entry.benches]
+    if len(lines) == 1 and say_open:
         lines.append(f"      {entry.state}")
     return lines

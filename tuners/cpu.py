@@ -6,19 +6,38 @@ from collections.abc import Iterator, Sequence
 
 from hostcheck.checks.cpu import CLOCK_ARM, CLOCK_GUEST, CLOCK_POWER, CLOCK_X86, HOUSEKEEPING, SMT
 from hostcheck.errors import NotApplicable, need
-from hostcheck.expect import Expect
+from hostcheck.expect import Expect, Expectation
 from hostcheck.facts.boot import BOOT_CONFIG, BootConfig
-from hostcheck.facts.cpu import CLOCKSOURCE, NUMA, TOPOLOGY, Clocksource, CpuTopology, NumaNode, cpu_list
-from hostcheck.facts.dropins import OWN, OwnFiles
+from hostcheck.facts.cpu import (
+    CLOCKSOURCE,
+    NUMA,
+    TOPOLOGY,
+    Clocksource,
+    CpuTopology,
+    NumaNode,
+    cpu_list,
+    parse_cpu_list,
+)
+from hostcheck.facts.dropins import MARK, OWN, OwnFiles
 from hostcheck.facts.kernel import CMDLINE, Cmdline
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.process import DAEMONS, Daemons
+from hostcheck.facts.slices import SYSTEM_SLICE, SystemSlice
 from hostcheck.registry import tuner
-from hostcheck.tuning.change import Change, Refusal, Risk
+from hostcheck.tuning.change import Change, Refusal, Reload, Risk
 
-from .making import at_boot, because, boot_argument, claimed, pick, settle, write
+from .making import at_boot, because, boot_argument, claimed, drop_in, pick, settle, write
 
 _CONTROL = "/sys/devices/system/cpu/smt/control"
+_SLICE = f"/etc/systemd/system/system.slice.d/{MARK}allowed-cpus.conf"
+_HANDING_OUT = {
+    "slurmd": "Slurm (CpuSpecList)",
+    "kubelet": "the kubelet (reservedSystemCPUs)",
+    "dockerd": "Docker, whose containers may be in system.slice",
+    "pbs_mom": "PBS",
+    "sbatchd": "LSF",
+}
+"""Daemons that hand out CPUs, or whose jobs live in system.slice, and would be held to its CPUs."""
 _CLOCK = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 
 Steps = Iterator[Change | Refusal]
@@ -95,15 +114,10 @@ def isolated(
     """
     wanted = expect(HOUSEKEEPING)
     given = [name for name in ("isolcpus", "nohz_full") if cmdline.has(name)]
-    kept: set[int] = set()
-    for node in nodes:
-        if not node.is_host:
-            continue
-        number = pick("isolcpus", wanted, len(node.cpus))
-        if isinstance(number, Refusal):
-            yield number
-            return
-        kept |= _whole_cores(node, topology, int(number)) if isinstance(number, int | float) else set()
+    kept = _kept("isolcpus", topology, nodes, wanted)
+    if isinstance(kept, Refusal):
+        yield kept
+        return
     away = topology.online - kept
     if not away or wanted.layer.startswith("defaults"):
         return
@@ -114,6 +128,68 @@ def isolated(
     for name in ("isolcpus", "nohz_full", "rcu_nocbs"):
         source = because(wanted)
         yield from boot_argument(boot, name, cpu_list(away), why=why, source=source, risk=Risk.HIGH, opt_in=True)
+
+
+@tuner(
+    TOPOLOGY, NUMA, SYSTEM_SLICE, DAEMONS, OWN, id="cpu.system-slice", rows=["os-housekeeping-cores"],
+    keys=[HOUSEKEEPING],
+    references=["https://www.freedesktop.org/software/systemd/man/latest/systemd.resource-control.html"],
+)  # fmt: skip
+def system_slice(
+    topology: CpuTopology,
+    nodes: Sequence[NumaNode],
+    slice: SystemSlice,
+    daemons: Daemons,
+    own: OwnFiles,
+    expect: Expect,
+) -> Steps:
+    """Keep systemd's own services on the CPUs that the site wants for the system's work.
+
+    Jobs of users stay where they are; those that run as a service, or in a container of system.slice, would be held to
+    these few CPUs too: it is planned only by name, and never where a scheduler, a kubelet or Docker is at work. systemd
+    holds its services to it once it has read the file again. Rollback takes the file away, and they may run everywhere.
+    """
+    wanted = expect(HOUSEKEEPING)
+    kept = _kept("system.slice", topology, nodes, wanted)
+    if isinstance(kept, Refusal):
+        yield kept
+        return
+    if not topology.online - kept or wanted.layer.startswith("defaults"):
+        return
+    if slice.why_not:
+        yield Refusal(target="system.slice", why=slice.why_not)
+        return
+    told = [line.partition("=")[2] for line in (own.text(_SLICE) or "").splitlines() if line.startswith("AllowedCPUs=")]
+    ours = parse_cpu_list(told[-1]) if told else None
+    if slice.allowed != ours:
+        if slice.allowed != kept:
+            theirs = ", ".join(path for path in slice.drop_ins if path != _SLICE) or "somebody"
+            cpus = "all CPUs" if slice.allowed is None else f"CPUs {cpu_list(slice.allowed)}"
+            yield Refusal(target="system.slice", why=f"{theirs} lets it use {cpus}: change it there")
+        return
+    holder = next((what for name, what in _HANDING_OUT.items() if daemons.runs(name)), "")
+    if holder:
+        yield Refusal(target="system.slice", why=f"CPUs are handed out here by {holder}: set it there")
+        return
+    why = f"services of the system run on {len(kept)} of {len(topology.online)} CPUs, and leave the others alone"
+    lines = ["[Slice]", f"AllowedCPUs={cpu_list(kept)}"]
+    source, reload = because(wanted), Reload.SYSTEMD
+    yield from drop_in(own, _SLICE, lines, why=why, source=source, risk=Risk.MEDIUM, reload=reload, opt_in=True)
+
+
+def _kept(
+    target: str, topology: CpuTopology, nodes: Sequence[NumaNode], wanted: Expectation
+) -> frozenset[int] | Refusal:
+    """Return the CPUs of all nodes that are to do the system's work, or why that does not follow."""
+    kept: frozenset[int] = frozenset()
+    for node in nodes:
+        if not node.is_host:
+            continue
+        number = pick(target, wanted, len(node.cpus))
+        if isinstance(number, Refusal):
+            return number
+        kept |= _whole_cores(node, topology, int(number)) if isinstance(number, int | float) else set()
+    return kept
 
 
 def _whole_cores(node: NumaNode, topology: CpuTopology, count: int) -> set[int]:

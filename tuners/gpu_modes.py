@@ -150,9 +150,8 @@ def mig_policy(gpu: Gpu, expect: Expect) -> Steps:
         yield value
     elif value == current:
         if current and not need(gpu.mig.devices):
-            told = f"nvidia-smi mig -i {gpu.index} -lgip lists the profiles; expect some of them, gpu.mig-layout"
-            why = f"MIG is on and there are no devices: let nvidia-mig-manager or hostcheck make them ({told})"
-            yield by_hand(target, why, because(wanted))
+            why = "MIG is on and there are no devices: expect a gpu.mig-layout, or let nvidia-mig-manager make them"
+            yield by_hand(target, why, because(wanted), [f"nvidia-smi mig -i {gpu.index} -lgip"])
     elif value != pending:
         busy = need(gpu.processes)
         devices = need(gpu.mig.devices) if current else ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from hostcheck.checks.kernel import INIT, IOMMU_STATE, KPTR, NUMA_BALANCING, PARANOID, PTRACE
-from hostcheck.checks.kernel_fixes import boot_argument as boot_argument_by_hand
 from hostcheck.checks.kernel_limits import FILE_MAX, INSTANCES, MEMLOCK, NOFILE, NOFILE_SOFT, REMOVE, WATCHES
 from hostcheck.errors import Maybe, NotApplicable, need
 from hostcheck.expect import Expect, Key
@@ -20,7 +19,7 @@ from hostcheck.facts.process import DAEMONS, Daemons
 from hostcheck.registry import tuner
 from hostcheck.tuning.change import Change, Needs, Refusal, Risk
 
-from .making import Settled, because, boot_argument, by_hand, drop_in, pick, settle, sysctl
+from .making import Settled, because, boot_argument, boot_commands, by_hand, drop_in, pick, settle, sysctl
 
 Settings = Mapping[str, Maybe[str]]
 Steps = Iterator[Change | Refusal]
@@ -28,6 +27,7 @@ Steps = Iterator[Change | Refusal]
 _NCCL = "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html"
 # systemd's own default is yes; Red Hat patches it to no.
 _REDHAT = ("rhel", "centos", "rocky", "almalinux", "ol")
+_REBOOT = " in its boot loader, then drain the host and reboot it."
 
 
 @tuner(
@@ -117,8 +117,11 @@ def init_on_alloc(on: bool, boot: BootConfig, expect: Expect) -> Steps:
         yield from boot_argument(boot, "init_on_alloc", after, why=why, source=because(wanted), opt_in=True)
 
 
-@tuner(IOMMU, PLATFORM, id="kernel.iommu", fixes=["kernel.iommu"], rows=["x-os-iommu-acs"], keys=[IOMMU_STATE])
-def iommu(state: Iommu, platform: Platform, expect: Expect) -> Steps:
+@tuner(
+    IOMMU, PLATFORM, BOOT_CONFIG, id="kernel.iommu", fixes=["kernel.iommu"], rows=["x-os-iommu-acs"],
+    keys=[IOMMU_STATE],
+)  # fmt: skip
+def iommu(state: Iommu, platform: Platform, boot: BootConfig, expect: Expect) -> Steps:
     """Say how the IOMMU is put into pass-through.
 
     It is said and not done: the argument depends on the board and its firmware, and a host whose devices are passed
@@ -130,12 +133,12 @@ def iommu(state: Iommu, platform: Platform, expect: Expect) -> Steps:
     wanted = expect(IOMMU_STATE)
     if not wanted.matcher.matches(need(state.state)):
         argument = "iommu.passthrough=1" if platform.architecture == "aarch64" else "iommu=pt"
-        told = f"the IOMMU is {need(state.state)}, not {wanted.view.text}: {boot_argument_by_hand(argument)}"
-        yield by_hand("iommu", told, because(wanted))
+        told = f"the IOMMU is {need(state.state)}, not {wanted.view.text}: give the kernel {argument}{_REBOOT}"
+        yield by_hand("iommu", told, because(wanted), boot_commands(boot, argument))
 
 
-@tuner(CMDLINE, id="kernel.machine-checks", fixes=["kernel.machine-checks"])
-def machine_checks(cmdline: Cmdline, expect: Expect) -> Steps:
+@tuner(CMDLINE, BOOT_CONFIG, id="kernel.machine-checks", fixes=["kernel.machine-checks"])
+def machine_checks(cmdline: Cmdline, boot: BootConfig, expect: Expect) -> Steps:
     """Say how machine checks are switched on again.
 
     Somebody has put the argument on the command line, so hostcheck does not take it away: it only says what to do.
@@ -143,8 +146,9 @@ def machine_checks(cmdline: Cmdline, expect: Expect) -> Steps:
     off = [word for word in ("off", "ignore_ce") if any(word in value.split(",") for value in cmdline.all("mce"))]
     given = "nomce" if cmdline.has("nomce") else f"mce={off[0]}" if off else ""
     if given:
-        told = f"{given} hides hardware errors: {boot_argument_by_hand('', remove=given)}"
-        yield by_hand(given, told, "the host's own command line: /proc/cmdline")
+        told = f"{given} hides hardware errors: take it off the kernel's command line{_REBOOT}"
+        source = "the host's own command line: /proc/cmdline"
+        yield by_hand(given, told, source, boot_commands(boot, given, remove=True))
 
 
 @tuner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from hostcheck.facts.dropins import MARK, SCRIPTS, OwnFiles
 from hostcheck.facts.kernel import setting
 from hostcheck.facts.owners import Setting
 from hostcheck.model import Scalar
+from hostcheck.render.safe import safe
 from hostcheck.tuning.change import Change, Kind, Needs, Refusal, Reload, Risk, Scope
 from hostcheck.tuning.target import Unsettled, choose
 
@@ -302,11 +304,38 @@ def unit_at_boot(
         )
 
 
-def by_hand(target: str, why: str, source: str) -> Change:
-    """Return what the operator is to do, since the place is somebody else's or the step is none of a plan's."""
+def by_hand(target: str, why: str, source: str, commands: Iterable[Sequence[str] | str] = ()) -> Change:
+    """Return what the operator is to do, since the place is somebody else's or the step is none of a plan's.
+
+    Args:
+        target, why, source: as of any change.
+        commands: how, in order; a list of words is quoted for sh. Where one holds what cannot be shown as it is, such
+            as a name with a line's end in it, none is given: half of a recipe is worse than none.
+    """
+    lines = tuple(command if isinstance(command, str) else shlex.join(command) for command in commands)
     return Change(
-        kind=Kind.MANUAL, target=target, before=None, after=None, scope=Scope.PERSISTENT, why=why, source=source
+        kind=Kind.MANUAL,
+        target=target,
+        before=None,
+        after=None,
+        scope=Scope.PERSISTENT,
+        why=why,
+        source=source,
+        commands=lines if all(safe(line) == line for line in lines) else (),
     )
+
+
+def boot_commands(boot: BootConfig, argument: str, *, remove: bool = False) -> tuple[Sequence[str] | str, ...]:
+    """Return the commands that give the kernel an argument, or show where it is given; none without a known tool."""
+    if boot.tool == "grubby":
+        return (["grubby", "--update-kernel=ALL", f"--{'remove-' if remove else ''}args={argument}"],)
+    if boot.tool == "grub" and remove:
+        return (["grep", "-rnwF", "-e", argument, "/etc/default/grub", "/etc/default/grub.d"], "update-grub")
+    if boot.tool == "grub":
+        line = f'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {argument}"'
+        file = f"/etc/default/grub.d/90-site-{argument.partition('=')[0]}.cfg"
+        return (f"echo {shlex.quote(line)} > {shlex.quote(file)}", "update-grub")
+    return ()
 
 
 def boot_argument(

@@ -158,8 +158,8 @@ def swap(
         return
     for folder, names in _swap_folders(units).items():
         if not folder:
-            told = f"systemctl mask {' '.join(names)}, or take it out of /etc/fstab: swap is back at a reboot"
-            yield by_hand(names[0], told, source)
+            told = "mask its unit, or take it out of /etc/fstab: swap is back at a reboot"
+            yield by_hand(names[0], told, source, [["systemctl", "mask", "--", *names]])
             continue
         lines = [f"# Passes over {name}" for name in names]
         lines += ["[Unit]", "# The root is always there, so that this is never true.", "ConditionPathExists=!/"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from hostcheck.checks.pci import NCCL_ACS, PEER_ROUTE
 from hostcheck.errors import need
@@ -47,6 +48,10 @@ def power_control(gpus: Sequence[PciFunction], own: OwnFiles, expect: Expect) ->
         )
 
 
+_AT_ONCE = 8
+"""Ports in one command."""
+
+
 @tuner(
     SWITCH_PORTS, PLATFORM, id="pci.acs", fixes=["pci.acs"], rows=["x-os-iommu-acs"], keys=[PEER_ROUTE],
     references=[NCCL_ACS],
@@ -64,10 +69,11 @@ def acs(ports: Sequence[SwitchPort], platform: Platform, expect: Expect) -> Iter
         return
     names = ";".join(port.address for port in redirecting)
     before = ", ".join(sorted({f"{need(port.control) or 0:04x}" for port in redirecting}))
-    commands = " && ".join(f"setpci -s {port.address} ECAP_ACS+0x6.w=0000" for port in redirecting)
     told = (
-        f"access control on {names} redirects what GPUs and their peers exchange. For good: switch it off in the "
-        f"firmware setup or, where an IOMMU is on, give the kernel 'pci=disable_acs_redir={names}' (in quotes for "
-        f"GRUB). Until the next boot (before: {before}): "
+        "access control (ACS) of the switches redirects what GPUs and their peers exchange. For good: switch it off "
+        f"in the firmware setup or, where an IOMMU is on, give the kernel 'pci=disable_acs_redir={names}' (in quotes "
+        f"for GRUB). Until the next boot (before: {before}):"
     )
-    yield by_hand("ACS", told + commands, because(wanted))
+    words = [("-s", port.address, "ECAP_ACS+0x6.w=0000") for port in redirecting]
+    commands = [["setpci", *chain(*words[at : at + _AT_ONCE])] for at in range(0, len(words), _AT_ONCE)]
+    yield by_hand("ACS", told, because(wanted), commands)

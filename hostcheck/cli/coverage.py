@@ -5,18 +5,19 @@ from __future__ import annotations
 import click
 
 from hostcheck.coverage import coverage, read_proven, render_coverage
-from hostcheck.registry import load_checks
+from hostcheck.registry import load_benches, load_checks, load_tuners
 
 
 @click.command("coverage")
 @click.argument("section", required=False)
 @click.option("--missing", is_flag=True, help="List the rows that nothing answers yet.")
-@click.option("-v", "--verbose", is_flag=True, help="List every row with its checks.")
+@click.option("-v", "--verbose", is_flag=True, help="List every row with what answers it.")
 def command(section: str | None, missing: bool, verbose: bool) -> None:
-    """Show which of the 352 rows of the checklist are answered, and by which checks.
+    """Show which of the 352 rows of the checklist are answered, and by what.
 
-    A row counts only where a check that answers it has been shown to fail on a case of its own.
+    A row counts only where a check that answers it has been shown to fail on a case of its own, or where a tuner brings
+    about what it asks for, or a benchmark measures it.
     SECTION, such as os or 6, lists that section's rows.
     """
-    answered = coverage(load_checks(), read_proven()["fail"])
+    answered = coverage(load_checks(), read_proven()["fail"], tuners=load_tuners(), benches=load_benches())
     click.echo(render_coverage(answered, section=section, missing=missing, verbose=verbose), nl=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -177,7 +178,8 @@ def plan(
     """Say what would be changed, and why; change nothing. This is what `hostcheck tune` alone does.
 
     The exit code is 1 where there is something to change, 0 where there is nothing, and 3 where something could not be
-    determined. What you would have to do by hand does not count.
+    determined, or a transaction was not brought to an end (hostcheck tune recover), which only root can see. What you
+    would have to do by hand does not count.
 
     \b
     hostcheck tune plan --only memory --max-risk low
@@ -244,11 +246,20 @@ def reach(words: tuple[str, ...], remote: Remote) -> tuple[Hosts, tuple[Target, 
 
 
 def make(rules: Rules, hosts: Hosts) -> Planned:
-    """Return the plans of hosts; while they are read, the terminal shows what is waited for."""
+    """Return the plans of hosts; while they are read and planned, the terminal shows what is waited for."""
+    total = len(hosts.names)
+    if total < 2:
+        try:
+            return rules.make(hosts, hosts.names)
+        finally:
+            clear_progress()
+    from hostcheck.fleet.progress import Teller
+
+    teller = Teller(sys.stderr)
     try:
-        return rules.make(hosts, hosts.names)
+        return rules.make(hosts, hosts.names, progress=lambda done: teller.planning(done, total))
     finally:
-        clear_progress()
+        teller.clear()
 
 
 def take(rules: Rules, hosts: Hosts, plans: Sequence[Plan], where: str) -> tuple[Planned, Rules]:

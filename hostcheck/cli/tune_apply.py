@@ -64,10 +64,12 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
         planned, rules = take(rules, hosts, tuple(plans), str(file))
     _show_plans(planned, how)
     places = [name for name, plan in planned.plans.items() if to_do(plan)]
+    measuring = _measuring(hosts, planned) if how.measure and places else None
     if places:
         many = f" on {len(places):,} hosts" if len(places) > 1 else f" on {safe(places[0])}" if asked else ""
         consent(f"Make these changes{many}?", yes=how.yes)
-    measuring = _measuring(hosts, planned) if how.measure and places else None
+    if measuring:
+        measuring.before()
     try:
         applied = drive(
             hosts,
@@ -129,9 +131,7 @@ def _given(file: Path | None) -> Plan | dict[str, Plan] | None:
 def _measuring(hosts: Hosts, planned: Planned) -> Measuring:
     from hostcheck.tuning.measure import Measuring
 
-    measuring = Measuring(hosts, planned.plans, tell=tell)
-    measuring.before()
-    return measuring
+    return Measuring(hosts, planned.plans, tell=tell)
 
 
 def _show_plans(planned: Planned, how: How) -> None:

@@ -51,6 +51,10 @@ class Teller:
         """Say how far the judging is."""
         self._say(lambda: f"{done:,} of {total:,} hosts judged")
 
+    def planning(self, done: int, total: int) -> None:
+        """Say how far the planning is."""
+        self._say(lambda: f"{done:,} of {total:,} hosts planned")
+
     def clear(self) -> None:
         """Take the line away from a terminal."""
         if self._drawn:

@@ -48,6 +48,7 @@ def render_plan(
         (f"hostcheck {plan.tool}", "dim"),
         between=" · ",
     )
+    page.put((group.unfinished(plan), "bold red"), indent=2, hang=4)
     page.put(
         f"Plan for {plan.role}: {group.tally(plan)}.",
         "Nothing has been changed." if to_do(plan) and not asking else "",
@@ -79,6 +80,7 @@ def render_plans(
     for hosts, plan in alike(plans):
         page.blank()
         page.put((hosts_line(hosts, most=len(hosts)), "bold"), f"({many(len(hosts), 'host')})", hang=2)
+        page.put((group.unfinished(plan), "bold red"), indent=2, hang=4)
         page.put(f"Plan for {plan.role}: {group.tally(plan)}.", indent=2)
         _body(page, plan, verbose)
     if absent:
@@ -113,6 +115,8 @@ def _body(page: Page, plan: Plan, verbose: bool) -> None:
         _heading(page, "For you to do", "hostcheck does none of this.")
         for edit in group.edits(manual):
             page.put((edit.place, "bold"), edit.change.why, indent=2, hang=4, between="  ")
+            for command in edit.change.commands:
+                page.verbatim(command, indent=6, style="cyan")
             page.put((edit.change.source, "dim"), indent=4)
     if plan.refusals:
         _heading(page, "Left alone", "Somebody else's, or not to be changed here.")

@@ -149,6 +149,20 @@ def by_hand(plan: Plan) -> tuple[Change, ...]:
     return tuple(change for change in plan.changes if change.kind is Kind.MANUAL)
 
 
+def unfinished(plan: Plan) -> str:
+    """Return what to do about transactions that were not brought to an end, in one line; empty where there is none."""
+    if not plan.unfinished:
+        return ""
+    one = len(plan.unfinished) == 1
+    which = (
+        f"Transaction{'' if one else 's'} {', '.join(plan.unfinished[:8])}{' ...' if len(plan.unfinished) > 8 else ''}"
+    )
+    return (
+        f"{which} {'was' if one else 'were'} not brought to an end: run hostcheck tune recover there before anything "
+        "else, unless another hostcheck is at work there now."
+    )
+
+
 def tally(plan: Plan) -> str:
     """Return what there is to do in one line, such as "5 changes: 3 until the next boot, 2 kept; at most low risk"."""
     changes = to_do(plan)

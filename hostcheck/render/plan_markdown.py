@@ -21,6 +21,7 @@ def plan_markdown(plans: Mapping[str, Plan], absent: Sequence[Absentee] = ()) ->
     lines = ["# What hostcheck would change", ""]
     for hosts, plan in alike(plans):
         lines += [f"## {escape(hosts_line(hosts, most=len(hosts)))}", ""]
+        lines += [f"**{escape(group.unfinished(plan))}**", ""] if plan.unfinished else []
         lines += [f"{escape(group.tally(plan)).capitalize()}. Planned for {escape(plan.role)} by hostcheck "
                   f"{escape(plan.tool)}, {escape(when(plan.made))}.", ""]  # fmt: skip
         lines += _body(plan)
@@ -40,6 +41,10 @@ def _body(plan: Plan) -> Iterator[str]:
         yield from ("### For you to do", "")
         for edit in group.edits(manual):
             yield f"- **{escape(edit.place)}** {escape(edit.change.why)}"
+            if edit.change.commands:
+                yield ""
+                yield from (f"  {line}" for line in fence("\n".join(edit.change.commands)).split("\n"))
+                yield ""
         yield ""
     if plan.refusals:
         yield from ("### Left alone", "")

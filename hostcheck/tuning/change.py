@@ -28,7 +28,7 @@ class Kind(StrEnum):
         /proc/self/mounts shows them.
     SWAP: a swap area. `target` is its path; before and after are its priority, None where it is off.
     MODULE: a kernel module. `target` is its name; before and after are "" where it is loaded, None where not.
-    MANUAL: nothing that hostcheck does: `why` says what the operator is to do. Never applied.
+    MANUAL: nothing that hostcheck does: `why` says what the operator is to do, and `commands` how. Never applied.
     """
 
     WRITE = "write"
@@ -99,6 +99,8 @@ class Change:
         tuner: id of the tuner; the engine fills it in.
         cuts: it could cut the connection through which it is made: applied under confirm-or-revert alone.
         opt_in: it is in a plan only where it was asked for by name (`--only`).
+        commands: of MANUAL alone: lines of sh for the operator to copy, run as root; words in capitals stand for what
+            only they know.
     """
 
     kind: Kind
@@ -115,6 +117,7 @@ class Change:
     tuner: str = ""
     cuts: bool = False
     opt_in: bool = False
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +162,8 @@ class Plan:
         boot: the boot (/proc/sys/kernel/random/boot_id) whose runtime values it knows.
         made: when the snapshot was taken, ISO 8601 UTC.
         tool: the hostcheck version that made it.
+        unfinished: numbers of transactions that were not brought to an end when the snapshot was taken: values may be
+            half changed, and nothing is applied before `recover`. None also where the reader was not root.
     """
 
     host: str
@@ -170,4 +175,5 @@ class Plan:
     changes: tuple[Change, ...]
     refusals: tuple[Refusal, ...] = ()
     unplanned: tuple[Unplanned, ...] = ()
+    unfinished: tuple[str, ...] = ()
     schema: int = SCHEMA

@@ -154,7 +154,9 @@ def waves(plans: Mapping[str, Plan], size: int) -> Iterator[list[str]]:
 def apply_code(applied: Applied, planned: Planned) -> int:
     """Return 4 where something was changed and did not verify, else 3 where anything is undetermined, else 0."""
     code = code_of(applied.ended)
-    unknown = planned.absent or not planned.plans or any(plan.unplanned for plan in planned.plans.values())
+    unknown = (
+        planned.absent or not planned.plans or any(plan.unplanned or plan.unfinished for plan in planned.plans.values())
+    )
     return 3 if code == 0 and unknown else code
 
 

@@ -10,7 +10,9 @@ from hostcheck.tuning.change import Change, Kind
 
 _LONGEST = {"target": 4096, "why": 2000, "source": 4000, "tuner": 200}
 _VALUE = 64 * 1024
-_FILE = 1024 * 1024
+"""Bytes of a value, also of a whole file: as in runtime.sh, whose work grows faster than that."""
+_COMMANDS = 20
+_COMMAND = 2000
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|timer|mount|swap|path|target|slice)")
 _UNIT_STATE = re.compile(r"(enabled|disabled|static) (active|inactive)")
@@ -43,21 +45,32 @@ def fault(change: Change) -> str:
     if not change.why:
         return "why is empty: nothing is changed without a reason"
     if change.kind is Kind.MANUAL:
-        return _texts(change, _VALUE)
+        return _texts(change) or _commands(change)
+    if change.commands:
+        return f"commands are for what is done by hand: hostcheck makes a {change.kind} change itself"
     if change.before == change.after:
         return "before and after are the same: there is nothing to change"
-    return _texts(change, _FILE if change.kind is Kind.FILE else _VALUE) or _FAULTS[change.kind](change)
+    return _texts(change) or _FAULTS[change.kind](change)
 
 
-def _texts(change: Change, most: int) -> str:
+def _texts(change: Change) -> str:
     for name in ("before", "after"):
         text: str | None = getattr(change, name)
         if text is None:
             continue
-        if "\0" in text or len(text) > most:
-            return f"{name} is to be a text of at most {most:,} characters, without NUL"
+        if "\0" in text or len(text.encode("utf-8", "replace")) > _VALUE:
+            return f"{name} is to be a text of at most {_VALUE:,} bytes, without NUL"
         if change.kind is not Kind.FILE and any(sign in text for sign in "\n\r\x1b"):
             return f"{name} is to be one line"
+    return ""
+
+
+def _commands(change: Change) -> str:
+    if len(change.commands) > _COMMANDS:
+        return f"commands are to be at most {_COMMANDS}"
+    for command in change.commands:
+        if not command.strip() or not command.isprintable() or len(command) > _COMMAND:
+            return f"commands are to be lines of 1 to {_COMMAND:,} characters each"
     return ""
 
 

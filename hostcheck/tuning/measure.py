@@ -47,6 +47,7 @@ class Measure:
         tuners: ids of the tuners that ought to move it.
         take: gives the samples.
         lower_is_better: such as a time.
+        only_here: it is a benchmark, which runs on the host that hostcheck runs on, and nowhere else.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Measure:
     tuners: tuple[str, ...]
     take: Sampler
     lower_is_better: bool = True
+    only_here: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="ns",
         tuners=("memory.thp-enabled", "kernel.numa-balancing"),
         take=value_of("memory.latency"),
+        only_here=True,
     ),
     Measure(
         id="cpu.jitter",
@@ -159,6 +162,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="us",
         tuners=("cpu.idle-states", "cpu.irq-gpu", "cpu.irq-nic"),
         take=value_of("cpu.jitter"),
+        only_here=True,
     ),
     Measure(
         id="gemm.bf16",
@@ -166,6 +170,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="TFLOPS",
         tuners=("gpu.power-limit", "gpu.clock-lock"),
         take=value_of("gemm.bf16", "8192"),
+        only_here=True,
         lower_is_better=False,
     ),
 )
@@ -197,7 +202,7 @@ class Measuring:
         tell: Callable[[str], None],
         measures: Sequence[Measure] = MEASURES,
     ) -> None:
-        """Find out what is to be measured where; tuners that nothing measures are told once."""
+        """Find out what is to be measured where, which takes no samples; tuners that nothing measures are told once."""
         self._hosts = hosts
         self._tell = tell
         self._names: dict[str, list[str]] = {}
@@ -205,14 +210,20 @@ class Measuring:
         linked = {tuner: measure for measure in measures for tuner in measure.tuners}
         self._measures = {measure.id: measure for measure in measures}
         unmeasured: dict[str, None] = {}
+        elsewhere: dict[str, None] = {}
         for name, plan in plans.items():
             for tuner in dict.fromkeys(change.tuner for change in to_do(plan)):
                 if tuner not in linked:
                     unmeasured[tuner or "(by hand)"] = None
+                elif linked[tuner].only_here and not isinstance(hosts, Here):
+                    elsewhere[tuner] = None
                 elif name not in self._names.setdefault(linked[tuner].id, []):
                     self._names[linked[tuner].id].append(name)
         if unmeasured:
             tell(f"nothing measures this yet: {', '.join(sorted(unmeasured))}")
+        if elsewhere:
+            what = ", ".join(sorted(elsewhere))
+            tell(f"not measured over SSH, since benchmarks run on the host of hostcheck alone: {what}")
 
     def before(self) -> None:
         """Take the samples before anything is changed."""

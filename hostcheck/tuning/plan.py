@@ -18,6 +18,7 @@ from hostcheck.facts.host import PROBES, traits
 from hostcheck.facts.identity import IDENTITY, Identity
 from hostcheck.facts.owners import OWNERS
 from hostcheck.facts.platform import PLATFORM
+from hostcheck.facts.transactions import UNFINISHED
 from hostcheck.model import Absentee, Severity
 from hostcheck.registry import Tuner, load_checks, load_tuners, matches
 from hostcheck.snapshot.probes import Probe
@@ -117,7 +118,8 @@ def probes_for_plan(tuners: Iterable[Tuner]) -> list[Probe]:
     chosen, checks = list(tuners), load_checks()
     mended = probes_of(checks[id] for tuner in chosen for id in tuner.fixes if id in checks)
     own = (probe for tuner in chosen for probe in tuner.probes())
-    found = {probe.id: probe for probe in (*PROBES, *IDENTITY.probes(), *OWNERS.probes(), *own, *mended)}
+    always = (*PROBES, *IDENTITY.probes(), *OWNERS.probes(), *UNFINISHED.probes())
+    found = {probe.id: probe for probe in (*always, *own, *mended)}
     return [found[id] for id in sorted(found)]
 
 
@@ -171,14 +173,15 @@ def make_plan(
         changes=tuple(changes),
         refusals=tuple(sorted(set(work.refusals), key=lambda refusal: (refusal.tuner, refusal.target, refusal.why))),
         unplanned=tuple(work.unplanned),
+        unfinished=_unfinished(facts),
     )
 
 
 def plan_code(plan: Plan) -> int:
-    """Return 1 where `apply` would do something, else 3 where something could not be planned, else 0."""
+    """Return 1 where something is to be changed, else 3 where something is not known or unfinished, else 0."""
     if to_do(plan):
         return 1
-    return 3 if plan.unplanned else 0
+    return 3 if plan.unplanned or plan.unfinished else 0
 
 
 def plans_code(plans: Iterable[Plan], absent: Sequence[Absentee]) -> int:
@@ -223,6 +226,14 @@ def _identity(facts: Facts, *, redacted: bool) -> Identity:
         return Identity("", "") if redacted else facts.get(IDENTITY)
     except Unavailable:
         return Identity("", "")
+
+
+def _unfinished(facts: Facts) -> tuple[str, ...]:
+    """Return what is known to be unfinished; a snapshot that does not tell is no reason to plan nothing."""
+    try:
+        return facts.get(UNFINISHED)
+    except Unavailable:
+        return ()
 
 
 @dataclass(slots=True)

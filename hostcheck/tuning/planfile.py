@@ -22,6 +22,7 @@ from hostcheck.tuning.kinds import fault
 _LARGEST = 64 * 1024 * 1024
 _MOST = 20_000
 _MACHINE = re.compile(r"(?:[0-9a-f]{32})?")
+_TRANSACTION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,8 @@ def _sensible(plan: Plan, where: str) -> None:
         text: str = getattr(plan, name)
         if not text.isprintable() or len(text) > 300:
             raise HostcheckError(f"{where}{name}: one line of at most 300 characters is needed")
+    if len(plan.unfinished) > _MOST or not all(_TRANSACTION.fullmatch(number) for number in plan.unfinished):
+        raise HostcheckError(f"{where}unfinished: numbers of transactions are needed")
     seen: dict[tuple[Kind, str], int] = {}
     for number, change in enumerate(plan.changes):
         here = f"{where}changes[{number}]"

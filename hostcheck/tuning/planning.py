@@ -91,8 +91,11 @@ class Rules:
             if result.id in ids
         }
 
-    def make(self, hosts: Hosts, names: Sequence[str]) -> Planned:
+    def make(self, hosts: Hosts, names: Sequence[str], *, progress: Callable[[int], None] | None = None) -> Planned:
         """Read hosts and make their plans.
+
+        Args:
+            progress: called with how many hosts are done, after each.
 
         Raises:
             HostcheckError: the selection names what is not there.
@@ -106,6 +109,8 @@ class Rules:
                 absent.append(found)
             else:
                 plans[name], before[name] = self.plan(name, found)
+            if progress is not None:
+                progress(len(plans) + len(absent))
         return Planned(plans=plans, before=before, absent=tuple(absent))
 
     def take(self, hosts: Hosts, names: Sequence[str], plans: Sequence[Plan]) -> tuple[Planned, Rules]:

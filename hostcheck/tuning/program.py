@@ -133,7 +133,8 @@ def _lines(number: int, change: Change) -> list[str]:
     if wrong:
         raise HostcheckError(f"change {number}: {wrong}")
     if change.kind is Kind.MANUAL:
-        return [f"# {number}. By hand: {_comment(change.target)}: {_comment(change.why)}"]
+        said = [f"# {number}. By hand: {_comment(change.target)}: {_comment(change.why)}"]
+        return [*said, *(f"#    {_comment(command)}" for command in change.commands)]
     lasting = "until the next boot" if change.scope is Scope.RUNTIME else "lasting"
     said = [f"# {number}. {_comment(change.why)}", f"#    {lasting}, {change.risk} risk"]
     if change.source:

@@ -19,7 +19,7 @@ blank=" $tab$nl"
 IFS=$blank
 
 # What the functions below set by name.
-why='' text='' now='' id='' tx='' torn='' ended='' booted='' damaged='' count=0 boot='' contents=''
+why='' text='' now='' id='' tx='' torn='' ended='' stands='' booted='' damaged='' count=0 boot='' contents=''
 number='' kind='' target='' before='' after='' reload='' was=''
 mode=''       # what `change` does: look, note or act
 failed=''     # why the transaction stopped
@@ -29,6 +29,7 @@ broken=''     # whether the unit that was looked at has failed
 alien=''      # whether what stands there is nothing that hostcheck writes
 reloads=''    # who must read again what was changed
 folders=''    # to be made durable at the end
+largest=65536 # bytes of a file that is written or kept
 safe=$nl      # folders in which nobody else can write
 confirming='' # seconds within which the transaction must be confirmed
 
@@ -159,6 +160,7 @@ entry() { # LINE of the journal, without its length
         case $2 in
         journal) version=$3 booted=$8 total=${10} ;;
         rolling-back) ended=$2 only=" ${3:+$3 }" ;;
+        committed | stopped) ended=$2 stands=$2 only=' ' ;;
         *) ended=$2 only=' ' ;;
         esac
         ;;
@@ -183,7 +185,7 @@ known() { # N: whether the journal has said what change N is
 }
 
 load() { # ID: read the journal of a transaction
-    id=$1 tx=$state/tx/$1 count=0 damaged='' ended='' booted='' version='' torn='' only=' ' total=0
+    id=$1 tx=$state/tx/$1 count=0 damaged='' ended='' stands='' booted='' version='' torn='' only=' ' total=0
     if ! [ -d "$tx" ]; then
         why="there is no transaction $1"
         return 1
@@ -485,6 +487,12 @@ read_file() {
         why="$target is not a regular file"
         return 1
     fi
+    size=0
+    [ ! -e "$file" ] || size=$(wc -c <"$file") || size=0
+    if [ $((size)) -gt "$largest" ]; then
+        why="$target holds $((size)) bytes, and hostcheck keeps no file of more than $largest"
+        return 1
+    fi
     alien=
     [ -e "$file" ] || return 0
     text=$({ cat "$file" && echo .; } 2>&1) || {
@@ -493,7 +501,6 @@ read_file() {
         return 1
     }
     text=${text%.}
-    size=$(wc -c <"$file")
     if [ $((size)) -ne ${#text} ]; then
         alien=yes
         why="$target holds something else than text"
@@ -1349,7 +1356,15 @@ close_back() { # sets closing and back
     case $only:$keeping in
     ' :') closing=rolled-back ;;
     ' :yes') closing=stopped ;;
-    *) closing=committed ;; # less the changes that were asked for
+    *) # as it was, less the changes that were asked for
+        closing=rolled-back
+        at=1
+        while [ "$at" -le "$count" ]; do
+            eval "was=\$state_$at"
+            case $was in applied | intent) closing=${stands:-committed} ;; esac
+            at=$((at + 1))
+        done
+        ;;
     esac
     close "$closing" ${back:+"$back"} || {
         back="${back:+$back; }$why"

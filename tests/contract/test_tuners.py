@@ -111,6 +111,19 @@ def test_what_it_claims_to_fix_passes_afterwards(case: PlanCase) -> None:
             assert next(r for r in before.results if r.id == result.id).status == "fail", f"{result.id} did not fail"
 
 
+def test_an_option_of_a_module_is_in_one_file_whoever_writes_it() -> None:
+    """What the audit prints and what tune writes would else be two files, of which the later one wins unseen."""
+    seen = set()
+    for case in CHANGING:
+        written = {change.target for change in case.plan().changes if change.target.startswith("/etc/modprobe.d/")}
+        for result in judge(case.snapshot(), case.checklist(*TUNERS[case.tuner].fixes)).results if written else ():
+            for finding in result.findings:
+                advised = set(re.findall(r"/etc/modprobe\.d/\S+\.conf", finding.fix))
+                assert advised <= written, finding.fix
+                seen |= advised
+    assert "/etc/modprobe.d/90-hostcheck-nvidia.conf" in seen
+
+
 @pytest.mark.parametrize("case", CHANGING, ids=lambda case: case.id)
 def test_without_any_one_probe_it_changes_nothing(case: PlanCase) -> None:
     needs = {

@@ -418,6 +418,23 @@ def test_a_user_plans_with_what_can_be_read_and_applies_nothing(machine: Machine
     assert machine.state() == before
 
 
+def test_a_plan_says_first_what_was_not_brought_to_an_end(machine: Machine) -> None:
+    machine.tune("apply", *ONLY, "--yes", code=0)
+    machine.sh("touch /var/lib/hostcheck/tx/1/open")
+    kept = machine.sh("ls -lR --time-style=full-iso /var/lib/hostcheck")
+    shown = machine.tune(*ONLY, code=3)
+    assert "Transaction 1 was not brought to an end: run hostcheck tune recover" in shown.splitlines()[1]
+    assert json.loads(machine.tune("plan", *ONLY, "--format", "json", code=3))["unfinished"] == ["1"]
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    inner = Machine([*machine.prefix, *user], Path("/"))
+    if inner.run("--version").returncode == 0:  # another account cannot run every checkout
+        assert "brought to an end" not in inner.tune(*ONLY)
+    assert machine.sh("ls -lR --time-style=full-iso /var/lib/hostcheck") == kept
+    machine.tune("recover", code=0)
+    assert "brought to an end" not in machine.tune(*ONLY, code=0)
+    machine.tune("rollback", "--yes", code=0)
+
+
 def test_json_of_everything(machine: Machine) -> None:
     applied = json.loads(machine.run("tune", "apply", *ONLY, "--yes", "--format", "json").stdout)
     assert applied["code"] == 0

@@ -286,7 +286,7 @@ def test_the_disk_of_the_journal_is_full(command: Sequence[str], free: int, tmp_
 
 
 def test_the_disk_of_a_file_is_full(host: Host) -> None:
-    large = f"{HEADER}{'x' * 70000}\n"
+    large = f"{HEADER}{'x' * 50000}\n"
     wanted = plan(write(SWAPPINESS, "60", "10"), file("/etc/udev/rules.d/90-hostcheck-x.rules", None, large))
     before = host.state()
     with inside(f"mount -t tmpfs -o mode=755,size=32k t {host.root}/etc/udev/rules.d") as prefix:
@@ -563,6 +563,32 @@ def test_some_changes_of_one(host: Host) -> None:
     assert host.state() == before
 
 
+def test_some_changes_of_one_that_was_stopped(host: Host) -> None:
+    before = host.state()
+    wanted = plan(*SMALL.changes, change(Kind.UNIT, "none.service", "disabled inactive", "static inactive"))
+    assert host.run(apply_program(wanted, keep_unverified=True)).outcome.end is End.STOPPED
+    assert host.run(rollback_program("1", changes=[1])).outcome.end is End.STOPPED
+    assert _last_end(host) is End.STOPPED
+    killed = host.run(meddling(rollback_program("1", changes=[2]), "undone", "kill -KILL $$"))
+    assert killed.outcome.end is End.CUT
+    assert host.run(recover_program()).outcome.end is End.STOPPED
+    assert _last_end(host) is End.STOPPED
+    assert host.run(rollback_program("1")).outcome.steps.keys() == {3}
+    assert _last_end(host) is End.ROLLED_BACK
+    assert host.state() == before
+
+
+def test_one_of_which_nothing_stands_any_more_was_taken_back(host: Host) -> None:
+    before = host.state()
+    host.run(apply_program(plan(SMALL.changes[2])))
+    host.run(apply_program(plan(*SMALL.changes)))
+    assert host.run(rollback_program("2", changes=[1])).outcome.end is End.COMMITTED
+    assert host.run(rollback_program("2", changes=[2])).outcome.end is End.ROLLED_BACK
+    assert _last_end(host) is End.ROLLED_BACK
+    assert host.run(rollback_program()).outcome.transaction == "1"
+    assert host.state() == before
+
+
 def test_a_transaction_that_is_not_there(host: Host) -> None:
     assert host.run(rollback_program("7")).outcome.why == "there is no transaction 7"
     assert host.run(rollback_program()).outcome.end is End.NOTHING
@@ -711,6 +737,35 @@ def test_what_is_no_file_of_ours_any_more_is_left_alone(host: Host, tmp_path: Pa
         else:
             new.unlink() if theirs == "link" else new.rmdir()
             new.parent.rmdir()
+
+
+def test_a_file_of_the_greatest_size_goes_there_and_back_and_a_greater_one_is_left(host: Host) -> None:
+    greatest = HEADER + "a b" * 2_000 + "é a line of a file with a\ttab and \\n\n" * 1_000
+    greatest += "x" * (64 * 1024 - len(greatest.encode()) - 1) + "\n"
+    assert len(greatest.encode()) == 64 * 1024
+    host.put(OLD, greatest)
+    before = host.state()
+    assert host.run(apply_program(plan(file(OLD, greatest, f"{HEADER}a\n")))).outcome.end is End.COMMITTED
+    assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+    # One byte more, though it is what the plan says but for that: nothing is begun.
+    host.put(OLD, f"{greatest}x")
+    ran = host.run(apply_program(plan(file(OLD, greatest, f"{HEADER}a\n"))))
+    assert ran.outcome.end is End.REFUSED
+    assert ran.outcome.steps[1].why == f"{OLD} holds 65537 bytes, and hostcheck keeps no file of more than 65536"
+    assert host.get(OLD) == f"{greatest}x"
+
+
+def test_a_file_of_ours_that_somebody_made_great_is_left_alone(host: Host) -> None:
+    host.run(apply_program(SMALL))
+    host.put(OLD, f"{HEADER}{'x' * 1_000_000}\n")
+    ran = host.run(rollback_program())
+    assert ran.outcome.end is End.ROLLED_BACK
+    assert ran.outcome.steps[2].state is StepState.LEFT
+    assert "holds 1000075 bytes" in ran.outcome.steps[2].why
+    assert "somebody changed it since" in ran.outcome.steps[2].why
+    assert host.get(SWAPPINESS) == "60\n"
+    assert len(host.get(OLD)) > 1_000_000
 
 
 def test_a_device_that_is_gone(host: Host) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hostcheck.facts.slices import SystemSlice, parse_system_slice
 from hostcheck.tuning.change import Kind, Plan, Reload
 from hostcheck.tuning.journal import End, StepState, read_outcomes
 from hostcheck.tuning.program import apply_program, recover_program, rollback_program
@@ -74,6 +75,23 @@ def test_units_and_drop_ins(host: SystemdHost, tmp_path: Path, name: str) -> Non
     back = run(host, tmp_path, rollback_program(), name=name)
     assert back.outcome.end is End.ROLLED_BACK, back
     assert state(host) == before
+
+
+def test_the_cpus_of_system_slice(host: SystemdHost, tmp_path: Path) -> None:
+    """systemd takes the drop-in that the tuner writes for its own slice; what holds is the kernel's part."""
+    known = ("AllowedCPUs", "DropInPaths", "NeedDaemonReload")
+    before = host.files("/etc/systemd/system"), host.show("system.slice", *known)
+    assert before[1]["AllowedCPUs"] == ""
+    path = "/etc/systemd/system/system.slice.d/90-hostcheck-allowed-cpus.conf"
+    wanted = plan(file(path, None, f"{HEADER}[Slice]\nAllowedCPUs=0\n", reload=Reload.SYSTEMD))
+    assert run(host, tmp_path, apply_program(wanted)).outcome.end is End.COMMITTED
+    assert host.show("system.slice", *known) == {"AllowedCPUs": "0", "DropInPaths": path, "NeedDaemonReload": "no"}
+    said = "\n".join(f"{name}={value}" for name, value in host.show("system.slice", *known).items())
+    assert parse_system_slice(said, "cpuset cpu") == SystemSlice(allowed=frozenset({0}), drop_ins=(path,))
+    verify = host.run("systemd-analyze", "verify", "system.slice", check=False)
+    assert "90-hostcheck" not in verify.stdout + verify.stderr
+    assert run(host, tmp_path, rollback_program()).outcome.end is End.ROLLED_BACK
+    assert (host.files("/etc/systemd/system"), host.show("system.slice", *known)) == before
 
 
 def test_units_that_do_not_start_or_are_not_there(host: SystemdHost, tmp_path: Path) -> None:

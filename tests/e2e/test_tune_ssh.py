@@ -308,11 +308,15 @@ def test_a_host_that_dies_in_the_middle_is_recovered_over_the_next_connection(fl
     assert fleet.value("b") == "reno"
     (host,) = addresses(fleet, "b")
     assert "unfinished" in fleet.tune("history", host, code=0)
+    assert "Transaction 1 was not brought to an end: run hostcheck tune recover" in fleet.tune(
+        "plan", host, *ONLY, code=3
+    )
     back = ("--only", NAME, "--set", f"{NAME}={START}")
     assert "run hostcheck tune recover first" in fleet.tune("apply", host, *back, "--yes", code=3)
     assert "taken back" in fleet.tune("recover", host, code=0)
     assert fleet.value("b") == START
     assert "nothing to do" in fleet.tune("recover", host, code=0)
+    assert "brought to an end" not in fleet.tune("plan", host, *ONLY, code=1)
 
 
 def test_what_could_cut_the_connection_is_confirmed_over_a_new_one(fleet: Fleet) -> None:

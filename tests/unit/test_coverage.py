@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,7 @@ from hostcheck.coverage import (
 )
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Severity
-from hostcheck.registry import Check
+from hostcheck.registry import Check, Tuner, load_benches, load_checks, load_tuners
 
 
 def check(id: str, *rows: str) -> Check:
@@ -84,6 +85,27 @@ def test_a_row_counts_only_with_a_proven_check() -> None:
     assert SEEN.count(section=6) == (1, 26)
     assert SEEN.count(kind="tune") == (2, 33)
     assert coverage(CHECKS, frozenset()).count() == (0, 352)
+
+
+def test_a_tuner_answers_what_is_to_be_changed_and_a_benchmark_what_is_to_be_measured() -> None:
+    bench_row = next(row.id for row in module.ROWS.values() if row.kind == "bench")
+    advice = next(row.id for row in module.ROWS.values() if row.kind == "advice")
+    made = Tuner(id="cpu.irq", title="", rationale="", needs=(), function=lambda: (), rows=("os-irq-nic", advice))
+    measured = SimpleNamespace(id="memory.x", rows=(bench_row, "os-swap"))
+    seen = coverage(CHECKS, {"cpu.governor"}, tuners={"cpu.irq": made}, benches={"memory.x": measured})  # type: ignore[dict-item]
+    states = {entry.row.id: entry.state for entry in seen.rows}
+    assert states["os-irq-nic"] is states[bench_row] is RowState.ANSWERED
+    # A benchmark measures and does not set, and advice is not followed by a setting.
+    assert states["os-swap"] is RowState.UNPROVEN
+    assert states[advice] is RowState.ATTESTED
+    assert "      tune cpu.irq" in render_coverage(seen, row="os-irq-nic").splitlines()
+    assert "      bench memory.x" in render_coverage(seen, row=bench_row).splitlines()
+    assert "os-irq-nic" not in render_coverage(seen, missing=True)
+
+
+def test_what_is_shipped_names_rows_that_are_there() -> None:
+    registers = (load_checks(), load_tuners(), load_benches())
+    assert [line for register in registers for line in unknown_rows(register)] == []
 
 
 def test_unknown_rows_are_named() -> None:

@@ -91,6 +91,18 @@ def test_subsystems_come_in_their_order() -> None:
     assert places == sorted(places)
 
 
+def test_what_is_unfinished_comes_first() -> None:
+    plan = replace(PLAN, unfinished=("3", "4"))
+    told = "Transactions 3, 4 were not brought to an end"
+    for page in (
+        text(plan), text(plan, asking=True), render_plans({"a": plan, "b": plan}, color=False, width=100),
+        plan_markdown({"a": plan}),
+    ):  # fmt: skip
+        assert flat(page).index(told) < flat(page).index("75 changes")
+        assert "hostcheck tune recover" in flat(page)
+    assert "brought to an end" not in text()
+
+
 def test_before_it_is_applied_no_next_step_and_no_exit_code_are_told() -> None:
     shown = text(asking=True)
     assert "Exit code" not in shown
@@ -168,6 +180,18 @@ def test_markdown_says_the_same() -> None:
         assert said in page, said
 
 
+COMMANDS = ("systemctl mask -- 'my\\x2dswap.swap' 'a b' " + "x" * 120, "echo '`$(id)` <b>' > /etc/x")
+
+
+def test_commands_stand_on_lines_of_their_own_to_be_copied() -> None:
+    manual = replace(PLAN.changes[-1], commands=COMMANDS)
+    lines = text(replace(PLAN, changes=(manual,))).splitlines()
+    at = lines.index(f"      {COMMANDS[0]}")
+    assert lines[at + 1] == f"      {COMMANDS[1]}"
+    page = plan_markdown({"gpu01": replace(PLAN, changes=(manual,))})
+    assert f"  ```sh\n  {COMMANDS[0]}\n  {COMMANDS[1]}\n  ```\n" in page
+
+
 HOSTILE = "a\x1b[31m\u202eb\n# c <script>`x`|*y*"
 
 
@@ -175,7 +199,8 @@ HOSTILE = "a\x1b[31m\u202eb\n# c <script>`x`|*y*"
 def test_no_text_of_a_host_acts_on_a_reader(told: str) -> None:
     change = replace(WRITE, target=told, before=told, after=f"{told}1", why=told, source=told, tuner="memory.x")
     plan = replace(
-        PLAN, host=told, role=told, changes=(change, replace(change, kind=Kind.FILE)),
+        PLAN, host=told, role=told,
+        changes=(change, replace(change, kind=Kind.FILE), replace(change, kind=Kind.MANUAL, commands=(told, told))),
         refusals=(Refusal(target=told, why=told),), unplanned=(Unplanned(tuner=told, why=told),),
     )  # fmt: skip
     ended = [Ended(name=told, how=How.ROLLED_BACK, why=told, unmended={"memory.x": told})]

@@ -5,12 +5,14 @@ The hosts are made up here: each answers with the lines that the runtime prints,
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from hostcheck.checklist import Checklist
+from hostcheck.fleet.progress import Teller
 from hostcheck.model import Absentee
 from hostcheck.snapshot.probes import Probe
 from hostcheck.snapshot.reading import Ending, FileState, Snapshot
@@ -329,6 +331,28 @@ def test_what_nothing_measures_is_told_and_what_was_not_changed_is_not_measured_
         host="a", measure="m", title="a thing", unit="s", verdict="improved", before=2.0, after=1.0, samples=2
     )
     assert compared[1].verdict == "nothing changed"
+
+
+def test_while_many_are_planned_it_is_told_how_far_that_is() -> None:
+    gone = Absentee(name="b", reach="unreachable", why="no route")
+    rules, seen = replace(RULES, selection=Selection(only=("memory.swappiness",))), list[int]()
+    made = rules.make(Made(names=("a", "b", "c"), after={"b": gone}), ("a", "b", "c"), progress=seen.append)
+    assert (seen, list(made.plans), made.absent) == ([1, 2, 3], ["a", "c"], (gone,))
+    stream = io.StringIO()
+    Teller(stream, terminal=True, clock=iter([0.0, 9.0]).__next__).planning(1, 1200)
+    assert "1 of 1,200 hosts planned" in stream.getvalue()
+
+
+@pytest.mark.parametrize("hosts", ["there", "here"])
+def test_what_is_not_measured_elsewhere_is_said_before_anything_is_done(hosts: str) -> None:
+    told: list[str] = []
+    plan = replace(PLAN, changes=(replace(CHANGE, tuner="cpu.idle-states"), replace(LASTING, tuner="cpu.governor")))
+    measuring = Measuring(Made(names=("a",)) if hosts == "there" else Here(), {"a": plan}, tell=told.append)
+    if hosts == "here":
+        assert not told
+        return
+    assert told == ["not measured over SSH, since benchmarks run on the host of hostcheck alone: cpu.idle-states"]
+    assert [row.measure for row in measuring.after(Applied(()))] == ["cpu.loop"]
 
 
 def test_a_benchmark_is_a_measure_of_the_host_that_hostcheck_runs_on() -> None:

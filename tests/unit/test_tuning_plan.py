@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from hostcheck.expect import Expect, Key
 from hostcheck.facts.base import Each, Fact
 from hostcheck.model import Severity, Waiver
 from hostcheck.registry import TUNERS, Tuner, load_tuners
-from hostcheck.snapshot.reading import Ending, FileState, Reading, Snapshot
+from hostcheck.snapshot.reading import Ending, Entry, FileState, Reading, Snapshot
+from hostcheck.tuners.making import by_hand
 from hostcheck.tuning.change import Change, Kind, Plan, Refusal, Risk, Scope
 from hostcheck.tuning.plan import Selection, make_plan, ordered, plan_code, plans_code, probes_for_plan, to_do
 from support import host
@@ -92,6 +94,25 @@ def test_nothing_to_do_is_code_0_and_ignorance_is_code_3(add) -> None:
     assert plan_code(made) == 3
     assert [(entry.tuner, entry.cause) for entry in made.unplanned] == [("memory.two", "kernel.sysctl")]
     assert "permission denied" in made.unplanned[0].why
+
+
+def with_open(*paths: str) -> Snapshot:
+    reading = BARE.readings["platform.transactions"]
+    entries = {path: Entry("-") for path in paths}
+    return replace(BARE, readings={**BARE.readings, reading.probe: replace(reading, entries=entries)})
+
+
+def test_what_was_not_brought_to_an_end_is_told_and_makes_the_code_3(add) -> None:
+    add("memory.one")
+    tx = "/var/lib/hostcheck/tx"
+    made = plan(snapshot=with_open(f"{tx}/12/open", f"{tx}/9/open", f"{tx}/x y/open", f"{tx}/0/open"))
+    assert made.unfinished == ("9", "12")
+    assert plan_code(made) == 3
+    assert plan(snapshot=with_open()).unfinished == ()
+    # An older snapshot does not tell: nothing is claimed, and the rest is planned as ever.
+    assert plan_code(plan(snapshot=BARE.without(["platform.transactions"]))) == 0
+    add("memory.two", swappiness())
+    assert plan_code(plan(snapshot=with_open(f"{tx}/9/open"))) == 1
 
 
 def test_what_does_not_apply_or_is_not_expected_is_nothing_to_do(add) -> None:
@@ -322,3 +343,14 @@ def test_expectations_reach_a_tuner_with_their_layers(add) -> None:
     load_tuners()["memory.one"] = replace(tuner, function=function, keys=(key,))
     plan(checklist=Checklist(layers=(read_setting("memory.swappiness=7"),)))
     assert seen == [("7", "--set")]
+
+
+@pytest.mark.parametrize("name", ["a b", "it's; reboot", "$(id)", "`id`", "-x", "*", 'a"b', "\\x2d", "é", ""])
+def test_a_name_of_the_host_stays_one_word_of_the_command(name: str) -> None:
+    (command,) = by_hand("t", "w", "s", [["systemctl", "mask", "--", name]]).commands
+    assert shlex.split(command) == ["systemctl", "mask", "--", name]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb", "a\u2800b"])
+def test_a_command_that_cannot_be_shown_as_it_is_is_not_given(name: str) -> None:
+    assert by_hand("t", "w", "s", ["update-grub", ["rm", name]]).commands == ()

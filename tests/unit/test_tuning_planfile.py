@@ -103,6 +103,8 @@ def test_another_value_is_taken_and_so_are_fewer_changes() -> None:
         ({"target": "proc/sys/vm/swappiness"}, "no plain absolute path"),
         ({"target": "/proc/sys//vm"}, "no plain absolute path"),
         ({"kind": "file", "target": "/etc/sysctl.d/50-site.conf"}, "no file of hostcheck's own"),
+        ({"kind": "file", "target": "/etc/hostcheck", "after": "x" * 65_537}, "after is to be a text of at most 65,5"),
+        ({"kind": "file", "target": "/etc/hostcheck", "before": "é" * 32_769}, "before is to be a text of at most"),
         ({"kind": "file", "target": "/root/hostcheck"}, "is not in /etc/"),
         ({"kind": "file", "target": "/etc/x/../hostcheck"}, "no plain absolute path"),
         ({"kind": "file", "target": "/etc/a b/hostcheck"}, "no file of hostcheck's own"),
@@ -128,6 +130,13 @@ def test_another_value_is_taken_and_so_are_fewer_changes() -> None:
         ({"fixes": ["memory.swapiness"]}, "did you mean 'memory.swappiness'?"),
         ({"fixes": "memory.swappiness"}, "fixes"),
         ({"cuts": "no"}, "cuts"),
+        ({"commands": ["reboot"]}, "commands are for what is done by hand"),
+        ({"kind": "manual", "commands": ["a\nb"]}, "commands are to be lines"),
+        ({"kind": "manual", "commands": ["a\x1b[31m"]}, "commands are to be lines"),
+        ({"kind": "manual", "commands": [" "]}, "commands are to be lines"),
+        ({"kind": "manual", "commands": ["x" * 2001]}, "commands are to be lines"),
+        ({"kind": "manual", "commands": ["x"] * 21}, "commands are to be at most 20"),
+        ({"kind": "manual", "commands": "reboot"}, "commands"),
     ],
 )  # fmt: skip
 def test_a_change_that_was_edited_into_nonsense_is_refused_by_name(changes: dict[str, Any], says: str) -> None:
@@ -166,6 +175,18 @@ def test_what_makes_sense_is_taken(kind: Kind, target: str, before: str | None, 
     assert read_plan(plan_text(plan)) == plan
 
 
+def test_commands_of_the_operator_are_kept_and_an_older_plan_has_none() -> None:
+    manual = Change(
+        kind=Kind.MANUAL, target="fstab", before=None, after=None, scope=Scope.PERSISTENT, why="w",
+        commands=("systemctl mask -- 'a\\x2db.swap'", "echo 'é' > /etc/x"),
+    )  # fmt: skip
+    plan = replace(PLAN, changes=(manual,))
+    assert read_plan(plan_text(plan)) == plan
+    table = json.loads(plan_text(plan))
+    del table["changes"][0]["commands"]
+    assert read_plan(json.dumps(table)) == replace(PLAN, changes=(replace(manual, commands=()),))
+
+
 def test_one_target_twice_is_refused() -> None:
     plan = replace(PLAN, changes=(CHANGE, replace(CHANGE, after="7")))
     assert "changes[1]: target: changes[0] is of the same" in refused(plan_text(plan))
@@ -183,6 +204,8 @@ def test_one_target_twice_is_refused() -> None:
         ("role", 5, "role"),
         ("changes", {}, "changes"),
         ("extra", 1, "extra: unknown field"),
+        ("unfinished", ["1; reboot"], "unfinished: numbers of transactions"),
+        ("unfinished", 3, "unfinished"),
         ("refusals", [{"target": "x"}], "refusals"),
     ],
 )
@@ -214,6 +237,7 @@ ANY = st.builds(
     Change, kind=st.sampled_from(Kind), target=TEXT, before=st.none() | TEXT, after=st.none() | TEXT,
     scope=st.sampled_from(Scope), why=TEXT, risk=st.sampled_from(Risk), needs=st.sampled_from(Needs),
     reload=st.sampled_from(Reload), source=TEXT, tuner=TEXT, cuts=st.booleans(), opt_in=st.booleans(),
+    commands=st.lists(TEXT, max_size=2).map(tuple),
 )  # fmt: skip
 
 

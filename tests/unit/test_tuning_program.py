@@ -66,9 +66,11 @@ def test_a_person_can_read_what_it_will_do() -> None:
 
 
 def test_what_is_done_by_hand_is_told_and_not_done() -> None:
-    acs = change(Kind.MANUAL, "IOMMU", None, None, why="turn it off in the firmware", needs=Needs.REBOOT)
+    acs = change(Kind.MANUAL, "IOMMU", None, None, why="turn it off in the firmware", needs=Needs.REBOOT,
+                 commands=("reboot", "echo 'x y'"))  # fmt: skip
     lines = own_lines(apply_program(plan(acs, SWAPPINESS)))
     assert "    # 1. By hand: IOMMU: turn it off in the firmware" in lines
+    assert lines[lines.index("    # 1. By hand: IOMMU: turn it off in the firmware") + 1] == "    #    reboot"
     assert [line.split()[:3] for line in lines if line.startswith("    change ")] == [["change", "2", "write"]]
 
 
