@@ -8,7 +8,7 @@ from hostcheck.checks.kernel import INIT, IOMMU_STATE, KPTR, NUMA_BALANCING, PAR
 from hostcheck.checks.kernel_limits import FILE_MAX, INSTANCES, MEMLOCK, NOFILE, NOFILE_SOFT, REMOVE, WATCHES
 from hostcheck.errors import Maybe, NotApplicable, need
 from hostcheck.expect import Expect, Key
-from hostcheck.facts.boot import BOOT_CONFIG, BootConfig
+from hostcheck.facts.boot import BOOT_CONFIG, BOOT_TOOL, BootConfig
 from hostcheck.facts.cpu import NUMA, NumaNode
 from hostcheck.facts.dropins import MARK, OWN, OwnFiles
 from hostcheck.facts.kernel import CMDLINE, INIT_ON_ALLOC, IOMMU, SYSCTL, Cmdline, Iommu, setting
@@ -118,10 +118,10 @@ def init_on_alloc(on: bool, boot: BootConfig, expect: Expect) -> Steps:
 
 
 @tuner(
-    IOMMU, PLATFORM, BOOT_CONFIG, id="kernel.iommu", fixes=["kernel.iommu"], rows=["x-os-iommu-acs"],
+    IOMMU, PLATFORM, BOOT_TOOL, id="kernel.iommu", fixes=["kernel.iommu"], rows=["x-os-iommu-acs"],
     keys=[IOMMU_STATE],
 )  # fmt: skip
-def iommu(state: Iommu, platform: Platform, boot: BootConfig, expect: Expect) -> Steps:
+def iommu(state: Iommu, platform: Platform, tool: str, expect: Expect) -> Steps:
     """Say how the IOMMU is put into pass-through.
 
     It is said and not done: the argument depends on the board and its firmware, and a host whose devices are passed
@@ -134,11 +134,11 @@ def iommu(state: Iommu, platform: Platform, boot: BootConfig, expect: Expect) ->
     if not wanted.matcher.matches(need(state.state)):
         argument = "iommu.passthrough=1" if platform.architecture == "aarch64" else "iommu=pt"
         told = f"the IOMMU is {need(state.state)}, not {wanted.view.text}: give the kernel {argument}{_REBOOT}"
-        yield by_hand("iommu", told, because(wanted), boot_commands(boot, argument))
+        yield by_hand("iommu", told, because(wanted), boot_commands(tool, argument))
 
 
-@tuner(CMDLINE, BOOT_CONFIG, id="kernel.machine-checks", fixes=["kernel.machine-checks"])
-def machine_checks(cmdline: Cmdline, boot: BootConfig, expect: Expect) -> Steps:
+@tuner(CMDLINE, BOOT_TOOL, id="kernel.machine-checks", fixes=["kernel.machine-checks"])
+def machine_checks(cmdline: Cmdline, tool: str, expect: Expect) -> Steps:
     """Say how machine checks are switched on again.
 
     Somebody has put the argument on the command line, so hostcheck does not take it away: it only says what to do.
@@ -148,7 +148,7 @@ def machine_checks(cmdline: Cmdline, boot: BootConfig, expect: Expect) -> Steps:
     if given:
         told = f"{given} hides hardware errors: take it off the kernel's command line{_REBOOT}"
         source = "the host's own command line: /proc/cmdline"
-        yield by_hand(given, told, source, boot_commands(boot, given, remove=True))
+        yield by_hand(given, told, source, boot_commands(tool, given, remove=True))
 
 
 @tuner(

@@ -325,13 +325,13 @@ def by_hand(target: str, why: str, source: str, commands: Iterable[Sequence[str]
     )
 
 
-def boot_commands(boot: BootConfig, argument: str, *, remove: bool = False) -> tuple[Sequence[str] | str, ...]:
+def boot_commands(tool: str, argument: str, *, remove: bool = False) -> tuple[Sequence[str] | str, ...]:
     """Return the commands that give the kernel an argument, or show where it is given; none without a known tool."""
-    if boot.tool == "grubby":
+    if tool == "grubby":
         return (["grubby", "--update-kernel=ALL", f"--{'remove-' if remove else ''}args={argument}"],)
-    if boot.tool == "grub" and remove:
+    if tool == "grub" and remove:
         return (["grep", "-rnwF", "-e", argument, "/etc/default/grub", "/etc/default/grub.d"], "update-grub")
-    if boot.tool == "grub":
+    if tool == "grub":
         line = f'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {argument}"'
         file = f"/etc/default/grub.d/90-site-{argument.partition('=')[0]}.cfg"
         return (f"echo {shlex.quote(line)} > {shlex.quote(file)}", "update-grub")

@@ -93,20 +93,37 @@ def parse_grubby(text: str) -> str:
     return str(lines[0])
 
 
+def read_tool(grub: Reading, tools: Reading, grubby: Reading) -> str:
+    """Return which tool is there, as `BootConfig` names it, also where its arguments are not for this user to read.
+
+    Raises:
+        Unavailable: it was not looked for.
+    """
+    if grubby.ending in (Ending.OK, Ending.EXIT):
+        return "grubby"
+    if grubby.ending is not Ending.ABSENT:
+        raise grubby.unavailable()
+    grub.check()
+    default = grub.files.get(_DEFAULT)
+    has_tool = any(tools.entry(path) is not None for path in _UPDATE) and tools.entry(_DROP_INS) is not None
+    return "grub" if has_tool and default is not None and default.ending is not Ending.ABSENT else ""
+
+
 def read_boot_config(grub: Reading, tools: Reading, grubby: Reading) -> BootConfig:
     """Return the tool that is there, and the arguments as it would show them.
 
     Raises:
         Unavailable: the arguments could not be read.
     """
-    if grubby.ending is not Ending.ABSENT:
-        return BootConfig(tool="grubby", arguments=parse_cmdline(parse_grubby(grubby.text())))
-    default = grub.read(_DEFAULT)
-    has_tool = any(tools.entry(path) is not None for path in _UPDATE) and tools.entry(_DROP_INS) is not None
-    if default is None or not has_tool:
-        return BootConfig(tool="", arguments=parse_cmdline(""))
-    texts = [default, *grub.glob(f"{_DROP_INS}/*.cfg").values()]
-    return BootConfig(tool="grub", arguments=parse_cmdline(parse_grub_default(texts)))
+    tool = read_tool(grub, tools, grubby)
+    if tool == "grubby":
+        told = parse_grubby(grubby.text())
+    elif tool == "grub":
+        told = parse_grub_default([grub.read(_DEFAULT) or "", *grub.glob(f"{_DROP_INS}/*.cfg").values()])
+    else:
+        told = ""
+    return BootConfig(tool=tool, arguments=parse_cmdline(told))
 
 
 BOOT_CONFIG: Fact[BootConfig] = Fact("kernel.boot-config", read_boot_config, GRUB_PROBE, GRUB_TOOLS_PROBE, GRUBBY_PROBE)
+BOOT_TOOL: Fact[str] = Fact("kernel.boot-tool", read_tool, GRUB_PROBE, GRUB_TOOLS_PROBE, GRUBBY_PROBE)
