@@ -222,12 +222,14 @@ class PlanCase(Scene):
     Attributes:
         changes: fields of each change that must be in the plan, and of no other; an empty list is an empty plan.
         refused: texts that refusals hold, in any order.
+        unplanned: texts of why the tuner could not say whether there is something to change; none where it could.
         then: what the host says after the changes (`files`, `out`, `links`, `xml`), where `applied` cannot know.
     """
 
     tuner: str
     changes: Sequence[Mapping[str, Any]] = ()
     refused: Sequence[str] = ()
+    unplanned: Sequence[str] = ()
     then: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.base import Fact
 from hostcheck.facts.cpu import parse_cpu_list
+from hostcheck.facts.process import DAEMONS, Daemons
 from hostcheck.snapshot.probes import CommandProbe, FileProbe
 from hostcheck.snapshot.reading import Ending, Reading
 
@@ -60,16 +61,16 @@ def parse_system_slice(text: str, controllers: str | None) -> SystemSlice:
     return SystemSlice(allowed=allowed, drop_ins=tuple(said["DropInPaths"].split()), why_not=why_not)
 
 
-def read_system_slice(said: Reading, controllers: Reading) -> SystemSlice:
+def read_system_slice(said: Reading, controllers: Reading, daemons: Daemons) -> SystemSlice:
     """Return what systemd knows of system.slice.
 
     Raises:
-        NotApplicable: there is no systemd.
+        NotApplicable: systemd does not run this machine.
         Unavailable: it did not answer.
     """
-    if said.ending is Ending.ABSENT:
-        raise NotApplicable("there is no systemd")
+    if said.ending is Ending.ABSENT or not daemons.has("/run/systemd/system"):
+        raise NotApplicable("systemd does not run here")
     return parse_system_slice(said.text(), controllers.read(_CONTROLLERS))
 
 
-SYSTEM_SLICE: Fact[SystemSlice] = Fact("cpu.system-slice", read_system_slice, SLICE_PROBE, CONTROLLERS_PROBE)
+SYSTEM_SLICE: Fact[SystemSlice] = Fact("cpu.system-slice", read_system_slice, SLICE_PROBE, CONTROLLERS_PROBE, DAEMONS)

@@ -67,6 +67,10 @@ def test_plan(case: PlanCase) -> None:
         assert any(text in refusal.why or text in refusal.target for refusal in plan.refusals), told
     if not case.refused:
         assert not plan.refusals, told
+    for text in case.unplanned:
+        assert any(text in lack.why for lack in plan.unplanned), told
+    if not case.unplanned:
+        assert not plan.unplanned, told
 
 
 @pytest.mark.parametrize("case", CHANGING, ids=lambda case: case.id)
