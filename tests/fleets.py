@@ -12,7 +12,8 @@ import runs
 from hostcheck.checklist import Checklist
 from hostcheck.fleet.answers import judge_fleet
 from hostcheck.model import Absentee, Actor, Difference, FleetRun, Outlier, ProbeEnding, Run, Severity, Waiver
-from hostcheck.render.fleet_group import NAMES_ITSELF, NOT_READ
+from hostcheck.render.fleet_group import NOT_READ
+from hostcheck.render.fleet_hosts import NAMES_ITSELF
 from hostcheck.snapshot.archive import write_archive
 from hostcheck.snapshot.reading import Ending, FileState, Reading, Snapshot
 from support import host

@@ -160,16 +160,16 @@ def show_host(
     view: View,
 ) -> int:
     """Judge one host of a run directory and show its audit; return the exit code."""
-    from hostcheck.fleet.answers import Work, judge_one
+    from hostcheck.fleet.one import Work, judge_one
     from hostcheck.model import Absentee
     from hostcheck.render.safe import safe
 
     found = store.find(name)
     if isinstance(found, Path):
         work = Work(checklist=chosen, site=tuple(layers), fail_on=judging.fail_on, today=dt.date.today())
-        judged = judge_one(name, found, work)
+        judged = judge_one(name, found, work, lambda run, _: run)
         if not isinstance(judged, Absentee):
-            return view.run(judged.run)
+            return view.run(judged)
         found = judged
     click.echo(f"hostcheck: {safe(name)}: {found.reach}: {safe(found.why)}", err=True)
     return _UNDETERMINED

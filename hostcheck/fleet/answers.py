@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import signal
 import statistics
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
@@ -18,26 +17,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from hostcheck import __version__
-from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
-from hostcheck.errors import HostcheckError
 from hostcheck.expect import Layer
 from hostcheck.facts.base import Facts
+from hostcheck.fleet.one import BROKEN, Work, judge_one
 from hostcheck.fleet.outliers import Samples, measures, outliers
 from hostcheck.fleet.peers import Hardware, hardware, natural, peer_groups
 from hostcheck.fleet.uniform import Values, differences, values
 from hostcheck.model import Absentee, FleetRun, Result, Run, Severity
 from hostcheck.registry import load_checks
-from hostcheck.render.fleet_group import NAMES_ITSELF
-from hostcheck.render.fleet_hosts import short_name
-from hostcheck.snapshot.archive import read_archive
-from hostcheck.snapshot.reading import Manifest
 
-BROKEN = "broken"
-"""How an attempt ended whose archive came and cannot be judged."""
 _CHUNK = 8
 _AHEAD = 3
-_LONGEST_NAME = 300
 
 T = TypeVar("T", bound=Hashable)
 Archive: TypeAlias = tuple[str, Path]
@@ -54,21 +45,6 @@ class Archives(Protocol):
     def absent(self) -> Iterable[Absentee]:
         """Yield the hosts that did not answer."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What is needed to judge any host.
-
-    Attributes:
-        checklist: the checklist, or what chooses one by a host's name.
-        site: layers over ours and under the checklist's.
-    """
-
-    checklist: Checklist | Callable[[str], Checklist]
-    site: tuple[Layer, ...]
-    fail_on: Severity
-    today: dt.date | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,41 +116,17 @@ def _middle(stamps: Sequence[str]) -> str:
     return statistics.median_low(stamps)
 
 
-def judge_one(name: str, path: Path, work: Work) -> Judged | Absentee:
-    """Judge one archive. Never raises for what is in it."""
-    try:
-        snapshot = read_archive(path)
-        checklist = work.checklist if isinstance(work.checklist, Checklist) else work.checklist(name)
-        facts = Facts(snapshot)
-        run = judge(snapshot, checklist, site=work.site, fail_on=work.fail_on, today=work.today, facts=facts)
-        return Judged(
-            name=name,
-            run=_named(run, name, snapshot.manifest),
-            hardware=hardware(facts),
-            values=values(facts),
-            samples=measures(facts),
-        )
-    except HostcheckError as problem:
-        why = str(problem).removeprefix(f"{path}: ")
-    except Exception as problem:
-        frame = traceback.extract_tb(problem.__traceback__)[-1]
-        why = f"a bug in hostcheck: {type(problem).__name__}: {problem} ({Path(frame.filename).name}:{frame.lineno})"
-    return Absentee(name=name, reach=BROKEN, why=f"its archive cannot be judged: {' '.join(why.split())[:500]}")
+def _judge(name: str, path: Path, work: Work) -> Judged | Absentee:
+    def compared(run: Run, facts: Facts) -> Judged:
+        return Judged(name=name, run=run, hardware=hardware(facts), values=values(facts), samples=measures(facts))
 
-
-def _named(run: Run, name: str, manifest: Manifest) -> Run:
-    """Return the run under the name by which the user knows the host; another name that it gives itself is told."""
-    claimed = manifest.hostname[:_LONGEST_NAME]
-    facts = run.host.facts
-    if not manifest.redacted and short_name(claimed) != short_name(name):
-        facts = {NAMES_ITSELF: claimed or "(no name)", **facts}
-    return replace(run, host=replace(run.host, name=name, facts=facts))
+    return judge_one(name, path, work, compared)
 
 
 def _judged(pairs: Iterable[Archive], work: Work, processes: int) -> Iterator[Judged | Absentee]:
     if processes <= 1:
         for name, path in pairs:
-            yield judge_one(name, path, work)
+            yield _judge(name, path, work)
         return
     chunks = _chunks(pairs)
     broken: list[Archive] | None = []
@@ -248,7 +200,7 @@ def _begin(work: Work) -> None:
 
 def _judge_chunk(chunk: list[Archive]) -> list[Judged | Absentee]:
     shared = _Shared()
-    answers = [judge_one(name, path, _work[0]) for name, path in chunk]
+    answers = [_judge(name, path, _work[0]) for name, path in chunk]
     return [answer if isinstance(answer, Absentee) else shared.host(answer) for answer in answers]
 
 

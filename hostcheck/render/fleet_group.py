@@ -25,12 +25,10 @@ from hostcheck.model import (
     exit_code,
 )
 from hostcheck.render import group
-from hostcheck.render.fleet_hosts import short_name
+from hostcheck.render.fleet_hosts import NAMES_ITSELF, short_name
 
 NOT_READ = "not read"
 """Stands among a difference's values for hosts on which it could not be read."""
-NAMES_ITSELF = "Names itself"
-"""The line of `Host.facts` that holds the name a host gave itself, where it is not the name by which it is known."""
 _JOINED_FROM = 8
 """More lines than this that differ in a number only are joined into one."""
 

@@ -16,6 +16,9 @@ _CLEAR = re.compile(r"[^\s,\[\]\"]+")
 _SETS = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")
 """What stands between the commas outside of brackets."""
 
+NAMES_ITSELF = "Names itself"
+"""The line of `Host.facts` that holds the name a host gave itself, where it is not the name by which it is known."""
+
 
 def fold_hosts(hosts: Iterable[str]) -> list[str]:
     """Return host names as few node sets, in ClusterShell's syntax; a name that has no place in one stands alone.

@@ -17,10 +17,11 @@ from fleets import LIST, called, edited, equals, fleet_of, written
 from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
 from hostcheck.fleet import answers
-from hostcheck.fleet.answers import BROKEN, Archives, judge_fleet
+from hostcheck.fleet.answers import Archives, judge_fleet
+from hostcheck.fleet.one import BROKEN
 from hostcheck.fleet.peers import Hardware
 from hostcheck.model import Absentee, exit_code, fleet_exit_code
-from hostcheck.render.fleet_group import NAMES_ITSELF
+from hostcheck.render.fleet_hosts import NAMES_ITSELF
 from hostcheck.snapshot.reading import Snapshot
 from support import host
 
