@@ -9,7 +9,7 @@ from hostcheck.expect import Expect, Expectation, ExpectationMissing, Key, faile
 from hostcheck.facts.base import each
 from hostcheck.facts.gpu import DRIVER, GPUS, Driver, Gpu
 from hostcheck.facts.gpu_health import board_class
-from hostcheck.facts.gpu_mig import LAYOUTS, NO_INSTANCES, Layouts
+from hostcheck.facts.gpu_mig import MIG_DEVICES, NO_INSTANCES, MigDevices
 from hostcheck.facts.owner_files import DROP_IN
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.process import DAEMONS, Daemons
@@ -154,13 +154,14 @@ def mig_devices(gpus: Sequence[Gpu], platform: Platform, expect: Expect) -> Iter
         )
 
 
-@check(GPUS, LAYOUTS, PLATFORM, id="gpu.mig-layout", severity=Severity.MEDIUM, rows=["gpu-mig"], keys=[MIG_LAYOUT])
-def mig_layout(gpus: Sequence[Gpu], layouts: Layouts, platform: Platform, expect: Expect) -> Iterator[Finding]:
-    """Each GPU is cut into the MIG instances that this host is meant to have, each with one compute instance.
+@check(GPUS, MIG_DEVICES, PLATFORM, id="gpu.mig-layout", severity=Severity.MEDIUM, rows=["gpu-mig"], keys=[MIG_LAYOUT])
+def mig_layout(gpus: Sequence[Gpu], devices: MigDevices, platform: Platform, expect: Expect) -> Iterator[Finding]:
+    """Each GPU is cut into the MIG devices that this host is meant to have.
 
-    Schedulers count slices by profile: one that is missing, or of another size, is a job that waits for ever. Instances
-    are gone after each reboot. Which there are to be only the site can say: expect gpu.mig-layout =
-    "3g.40gb,1g.10gb,1g.10gb", in any order, for each GPU, or "none".
+    Schedulers count slices by profile: one that is missing, or of another size, is a job that waits for ever. They are
+    gone after each reboot. Which there are to be only the site can say: expect gpu.mig-layout =
+    "3g.40gb,1g.10gb,1g.10gb", in any order, for each GPU, or "none". A part of a GPU instance is told as the driver
+    does: "1c.3g.40gb".
     """
     platform.need_host("a container shows only the devices that it was given")
     asked = 0
@@ -171,20 +172,15 @@ def mig_layout(gpus: Sequence[Gpu], layouts: Layouts, platform: Platform, expect
         except (NotApplicable, ExpectationMissing):
             continue
         asked += 1
-        found = as_expected(layouts.of(gpu), wanted) if on else NO_INSTANCES
-        uneven = layouts.uneven(gpu) if on else ()
-        say = f"its MIG instances are {found}" if on else "MIG is off"
+        found = as_expected(devices.of(gpu), wanted) if on else NO_INSTANCES
         profiles = wanted.matcher.value if isinstance(wanted.matcher, Equals) else "PROFILE,PROFILE"
         fix = f"Drain the GPU, then nvidia-smi mig -i {gpu.index} -dci; nvidia-smi mig -i {gpu.index} -dgi"
         if profiles != NO_INSTANCES:
             fix = f"{fix}; nvidia-smi mig -i {gpu.index} -cgi {profiles} -C (until the next reboot)"
-        if uneven and wanted.matcher.matches(found):
-            numbers = ", ".join(map(str, uneven))
-            say = f"{say}, of which {numbers} {'has' if len(uneven) == 1 else 'have'} not one compute instance"
-            found = f"{found}, not each with one compute instance"
+        say = f"its MIG devices are {found}" if on else "MIG is off"
         yield wanted.judge(found, say=say, subject=gpu.subject, fix=fix)
     if not asked:
-        raise NotApplicable("nothing says which MIG instances are wanted here (gpu.mig-layout), or no GPU can do MIG")
+        raise NotApplicable("nothing says which MIG devices are wanted here (gpu.mig-layout), or no GPU can do MIG")
 
 
 def as_expected(layout: str, wanted: Expectation) -> str:

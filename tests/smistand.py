@@ -413,7 +413,11 @@ def main(folder: Path, arguments: Sequence[str]) -> int:
         sys.stdout.write("".join(f"{pid}\n" for gpu in chosen for pid in gpu["pids"]))
         return 0
     if show == "-L":
-        sys.stdout.write("".join(f"GPU {gpu['index']}: {gpu['name']} (UUID: {gpu['uuid']})\n" for gpu in chosen))
+        for gpu in chosen:
+            sys.stdout.write(f"GPU {gpu['index']}: {gpu['name']} (UUID: {gpu['uuid']})\n")
+            names = [name for one in gpu["instances"] for name in one["compute"]]
+            for number, name in enumerate(names):
+                sys.stdout.write(f"  MIG {name:<12}Device {number:>2}: (UUID: MIG-{FIRST[4:-1]}{number})\n")
         return 0
     return (
         _document(chosen) if show in ("-q-x", "-x-q") else _refuse("Nothing that the stand-in can show was asked for")

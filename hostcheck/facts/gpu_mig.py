@@ -1,4 +1,4 @@
-"""MIG: the GPU instances of each GPU, the profiles that it offers, and whether nvidia-mig-manager makes them."""
+"""MIG: the devices and GPU instances of each GPU, its profiles, and whether nvidia-mig-manager makes them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from hostcheck.facts.gpu import Gpu
 from hostcheck.snapshot.probes import NVIDIA_DRIVER, CommandProbe, ListProbe
 from hostcheck.snapshot.reading import Ending, Reading
 
+# Of all that lists MIG devices this alone ends with 0 where there are none.
+LIST_PROBE = CommandProbe("gpu.list", ("nvidia-smi", "-L"), seconds=40.0, guard=NVIDIA_DRIVER)
 INSTANCES_PROBE = CommandProbe("gpu.mig-instances", ("nvidia-smi", "mig", "-lgi"), seconds=40.0, guard=NVIDIA_DRIVER)
 PROFILES_PROBE = CommandProbe("gpu.mig-profiles", ("nvidia-smi", "mig", "-lgip"), seconds=40.0, guard=NVIDIA_DRIVER)
 _WANTS = "/etc/systemd/system/*.wants/nvidia-mig-manager.service"
@@ -26,6 +28,8 @@ NO_INSTANCES = "none"
 LAYOUT = re.compile(rf"{NO_INSTANCES}|{PROFILE}(?:,{PROFILE}){{0,15}}")
 """A layout as one text: names of profiles, or "none"."""
 
+_GPU = re.compile(r"GPU (\d{1,3}): .*\(UUID: GPU-\S+\)")
+_DEVICE = re.compile(rf"MIG ((?:[1-9]c\.)?{PROFILE}) +Device +\d{{1,3}}: \(UUID: MIG-\S+\)")
 _INSTANCE = re.compile(
     rf"\| +(\d{{1,3}}) +MIG +({PROFILE}) +(\d{{1,3}}) +(\d{{1,3}}) +(?:(\d{{1,3}}):(\d{{1,3}}) +)?\|"
 )
@@ -42,6 +46,37 @@ class MigInstance:
     id: int
     start: int | None
     size: int | None
+
+
+def parse_devices(text: str) -> dict[int, tuple[str, ...]]:
+    """Parse `nvidia-smi -L`: a GPU's index to the names of its MIG devices; a GPU that is not told is not in it.
+
+    A device has the name of its GPU instance's profile where it has all of it, and a longer one, such as "1c.3g.40gb",
+    where it has a part.
+
+    Raises:
+        Unavailable: a MIG device is told in a way that is not understood.
+
+    Sample:
+        GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-00000000-0000-0000-0000-000000000000)
+          MIG 3g.40gb     Device  0: (UUID: MIG-00000000-0000-0000-0000-000000000000)
+          MIG 1g.10gb     Device  1: (UUID: MIG-00000002-0000-0000-0000-000000000002)
+        GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-00000000-0000-0000-0000-000000000001)
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    gpu: int | None = None
+    for line in map(str.strip, text.splitlines()):
+        if told := _GPU.fullmatch(line):
+            gpu = int(told[1])
+            found[gpu] = ()
+        elif line.startswith("MIG "):
+            device = _DEVICE.fullmatch(line)
+            if device is None or gpu is None:
+                raise Unavailable(f"nvidia-smi -L: {line[:100]!r} is not understood", LIST_PROBE.id)
+            found[gpu] += (device[1],)
+        elif line:
+            gpu = None
+    return found
 
 
 def parse_instances(text: str) -> dict[int, tuple[MigInstance, ...]]:
@@ -128,10 +163,28 @@ def in_order(profiles: Iterable[str]) -> str:
     """Return a layout in one text, as "3g.40gb,1g.10gb": the largest first, since small ones can lie in its way."""
 
     def rank(name: str) -> tuple[int, int, str]:
-        numbers = re.findall(r"\d+", name)
-        return -int(numbers[0]), -int(numbers[1]), name
+        size = re.search(r"(\d+)g\.(\d+)gb", name)
+        return (-int(size[1]), -int(size[2]), name) if size else (0, 0, name)
 
     return ",".join(sorted(profiles, key=rank)) or NO_INSTANCES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigDevices:
+    """The names of the MIG devices of all GPUs, by index."""
+
+    names: Maybe[Mapping[int, tuple[str, ...]]]
+
+    def of(self, gpu: Gpu) -> str:
+        """Return the MIG devices of a GPU as one text: see `in_order`.
+
+        Raises:
+            Unavailable: they are not told.
+        """
+        found = need(self.names).get(gpu.index)
+        if found is None:
+            raise Unavailable(f"nvidia-smi -L does not tell of {gpu.subject}", LIST_PROBE.id)
+        return in_order(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +240,8 @@ def _told(reading: Reading) -> str:
     return (reading.out + reading.err).decode("utf-8", "replace")
 
 
+_DEVICES = Fact("gpu.mig-names", lambda reading: parse_devices(reading.text()), LIST_PROBE)
+MIG_DEVICES: Fact[MigDevices] = Fact("gpu.mig-devices", lambda found: MigDevices(names=found), Optional(_DEVICES))
 _INSTANCES = Fact("gpu.mig-instances", lambda reading: parse_instances(_told(reading)), INSTANCES_PROBE)
 _PROFILES = Fact("gpu.mig-profiles", lambda reading: parse_profiles(_told(reading)), PROFILES_PROBE)
 LAYOUTS: Fact[Layouts] = Fact("gpu.mig-layouts", lambda found: Layouts(instances=found), Optional(_INSTANCES))

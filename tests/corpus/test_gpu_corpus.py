@@ -17,6 +17,7 @@ import pytest
 
 from hostcheck.errors import NotApplicable, Unavailable
 from hostcheck.facts.gpu import Gpu, SmiLog
+from hostcheck.facts.gpu_mig import parse_devices
 from hostcheck.facts.smi_text import parse_text
 from hostcheck.facts.smi_xml import parse_xml
 
@@ -346,3 +347,10 @@ def test_limits_of_driver_610_stand_one_level_deeper() -> None:
     power = log("smi-q/2080s610-load.txt").gpus[0].power
     assert (power.limit_w, power.requested_limit_w, power.min_limit_w, power.draw_w) == (250.0, 250.0, 105.0, 97.75)
     assert log("smi-q/2080s610-load.txt").driver_version == "610.57.04"
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"), [("h100-L.txt", ()), ("h100mig-L.txt", ("3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"))]
+)
+def test_mig_devices_of_a_list(name: str, devices: tuple[str, ...]) -> None:
+    assert parse_devices((CORPUS / "smi-list" / name).read_text()) == {0: devices}

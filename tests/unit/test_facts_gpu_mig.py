@@ -13,7 +13,15 @@ from hostcheck.errors import Unavailable
 from hostcheck.facts.base import Facts
 from hostcheck.facts.gpu import GPUS, Gpu, MigDevice
 from hostcheck.facts.gpu_locks import LOCKS_PROBE, read_locks
-from hostcheck.facts.gpu_mig import LAYOUT, Layouts, MigInstance, in_order, parse_instances, parse_profiles
+from hostcheck.facts.gpu_mig import (
+    LAYOUT,
+    Layouts,
+    MigInstance,
+    in_order,
+    parse_devices,
+    parse_instances,
+    parse_profiles,
+)
 from hostcheck.snapshot.reading import Ending, FileState, Reading
 from support import host, sample
 
@@ -26,6 +34,19 @@ def test_instances_of_the_user_guide() -> None:
     assert parse_instances(sample(parse_instances)) == {0: (first, replace(first, id=2, start=0))}
     assert parse_instances("No GPU instances found: Not Found\n") == {}
     assert parse_instances("No MIG-enabled devices found.\n") == {}
+
+
+def test_devices_by_the_name_of_their_profile() -> None:
+    assert parse_devices(sample(parse_devices)) == {0: ("3g.40gb", "1g.10gb"), 1: ()}
+    assert parse_devices("No devices found.\n") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["MIG 1g.10gb     Device  0: (UUID: MIG-1)", sample(parse_devices).replace("3g.40gb", "most", 1)]
+)
+def test_a_device_that_is_not_understood_is_not_left_out(text: str) -> None:
+    with pytest.raises(Unavailable):
+        parse_devices(text)
 
 
 def test_profiles_of_the_user_guide() -> None:
@@ -85,6 +106,6 @@ def test_locks_that_hostcheck_made() -> None:
 
 @given(st.text() | st.text(alphabet="|+- MIG0123456789g.b:/\n").map(lambda text: f"| GPU instances:\n{text}"))
 def test_no_text_raises_anything_else(text: str) -> None:
-    for parse in (parse_instances, parse_profiles):
+    for parse in (parse_devices, parse_instances, parse_profiles):
         with contextlib.suppress(Unavailable):
             parse(text)
