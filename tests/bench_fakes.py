@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from hostcheck.bench.lab import Lab
@@ -128,15 +129,20 @@ if "fake.good" not in BENCHES:
 
     @bench(id="fake.floods", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def floods(lab: Lab) -> Iterator[Sampled]:
-        """A library of one GPU's process prints without end; it tells how much it got rid of."""
-        written = 0
-        try:
-            while lab.gpu.index == 1:
-                written += os.write(1, b"a warning\n" * 6000)
-        except OSError:
-            yield Sampled(samples=(1.0,), unit="GB/s", case="refused", verified=True, details={"written": written})
-            time.sleep(600)
+        """A library of one GPU's process prints without end, whatever becomes of it."""
+        while lab.gpu.index == 1:
+            with suppress(OSError):
+                os.write(1, b"a warning\n" * 6000)
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
+
+    @bench(id="fake.fills", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def fills(lab: Lab) -> Iterator[Sampled]:
+        """A library prints until nothing more is taken; it tells how much that was."""
+        written = 0
+        with suppress(OSError):
+            while True:
+                written += os.write(1, b"a warning\n" * 6000)
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"written": written})
 
     @bench(id="fake.sizes", scope=Scope.RANKS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def sizes(lab: Lab) -> Iterator[Sampled]:
