@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hostcheck.registry import load_checks
+
 
 def hostcheck(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
@@ -214,3 +216,12 @@ def test_the_checklist_of_the_readme_is_right(tmp_path: Path) -> None:
     run = json.loads(done.stdout)
     assert run["checklist"] == "training nodes"
     assert {r["id"]: r["status"] for r in run["results"]}["site.hung-task-timeout"] == "pass"
+
+
+def test_the_audit_of_the_readme_is_what_is_printed() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    done = hostcheck("audit", "--from", str(Path(__file__).parents[1] / "hosts/h100x1.tar.gz"))
+    printed = " ".join(done.stdout.split())
+    for part in readme.split("```text\n")[1].split("```")[0].split("[...]"):
+        assert " ".join(part.split()) in printed
+    assert f"It judges {len(load_checks())} settings" in readme
