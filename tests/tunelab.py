@@ -436,3 +436,12 @@ swapon -p 5 {swap}
                 path.write_text(text.partition("[")[2].partition("]")[0] or text)
         subprocess.run(["swapoff", str(swap)], capture_output=True)
         subprocess.run(["losetup", "-d", loop], check=True)
+
+
+SWAPPINESS = "/proc/sys/vm/swappiness"
+OLD, GONE = "/etc/sysctl.d/90-hostcheck-old.conf", "/etc/sysctl.d/90-hostcheck-gone.conf"
+SMALL = plan(
+    write(SWAPPINESS, "60", "10"),
+    file(OLD, f"{HEADER}vm.swappiness = 60\n", f"{HEADER}vm.swappiness = 10\n"),
+    file("/etc/sysctl.d/new/90-hostcheck-x.conf", None, f"{HEADER}x\n"),
+)
