@@ -3,6 +3,10 @@
 The sampler is a thread of the process that measures: each GPU is watched by its own process, so that one GPU with a
 driver that hangs takes nobody else along, and the benchmark can ask for the clock that its own kernels ran at. A
 sample is four questions in some 20 ms.
+
+Energy comes from a counter that moves ten times a second (H100, driver 580; 2026-11-21), so that the difference between
+the ends of a short stretch can be off by a fifth of a second of power. It is told from where the counter moved first to
+where it moved last, and not at all where less than half a second lies between.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +26,8 @@ from hostcheck.bench.model import Conditions
 
 PERIOD = 0.02
 """Seconds between two samples."""
+_LEAST_ENERGY = 0.5
+"""Seconds between two moves of the energy counter from which on they tell the power to a few percent."""
 
 # Numbers of NVML_FI_DEV_*, stable across versions. Nanoseconds for which a reason held the clocks down.
 SLOWDOWNS = {
@@ -80,11 +87,6 @@ class Watched:
         """Return the nanoseconds of each reason so far."""
         return {name: int(value) for name, value in self.fields(SLOWDOWNS).items()}
 
-    def joules(self) -> float | None:
-        """Return the energy taken so far."""
-        energy = self.fields({"energy": _ENERGY_MJ}).get("energy")
-        return None if energy is None else energy / 1000
-
     def errors(self) -> dict[str, int]:
         """Return every error counter that can be read."""
         found: dict[str, int] = {}
@@ -125,9 +127,8 @@ class Watched:
 
     def sample(self, at: float) -> Sample:
         """Read what changes from moment to moment."""
-        power = self.fields({"power": _POWER_MW}).get("power")
-        if power is None:
-            power = self.ask("nvmlDeviceGetPowerUsage")
+        read = self.fields({"energy": _ENERGY_MJ, "power": _POWER_MW})
+        power = read["power"] if "power" in read else self.ask("nvmlDeviceGetPowerUsage")
         # Kind of clock: 1 SM, 2 memory; kind of temperature: 0 the GPU itself.
         return Sample(
             at,
@@ -135,6 +136,7 @@ class Watched:
             self.ask("nvmlDeviceGetClockInfo", 2),
             None if power is None else power / 1000,
             self.ask("nvmlDeviceGetTemperature", 0),
+            read["energy"] / 1000 if "energy" in read else None,
         )
 
     def power_limit(self) -> float | None:
@@ -166,13 +168,14 @@ def _name(pid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One moment of one GPU."""
+    """One moment of one GPU; `joules` as its counter says."""
 
     at: float
     sm_mhz: float | None
     mem_mhz: float | None
     power_w: float | None
     temperature_c: float | None
+    joules: float | None
 
 
 @dataclass
@@ -182,7 +185,6 @@ class _Window:
     begin: float
     end: float = 0.0
     slowdowns: dict[str, dict[str, int]] = field(default_factory=dict)
-    joules: dict[str, float] = field(default_factory=dict)
 
 
 class Sampler:
@@ -242,8 +244,6 @@ class Sampler:
         window = _Window(0.0)
         for subject, gpu in self._gpus.items():
             window.slowdowns[subject] = gpu.slowdowns()
-            if (joules := gpu.joules()) is not None:
-                window.joules[subject] = joules
         window.begin = self._clock()
         self._windows.append(window)
 
@@ -257,11 +257,6 @@ class Sampler:
             window.slowdowns[subject] = {
                 name: max(0, after[name] - value) for name, value in window.slowdowns[subject].items() if name in after
             }
-            joules = gpu.joules()
-            if subject in window.joules:
-                before = window.joules.pop(subject)
-                if joules is not None:
-                    window.joules[subject] = joules - before
         self._last = window
 
     def forget(self) -> None:
@@ -316,7 +311,7 @@ class Sampler:
         for window in windows:
             for reason, more in window.slowdowns.get(subject, {}).items():
                 slowed[reason] = slowed.get(reason, 0) + more
-        joules = [window.joules[subject] for window in windows if subject in window.joules]
+        joules = [_joules(samples, window) for window in windows]
         before, now = self._errors.get(subject, {}), gpu.errors()
         self._errors[subject] = now
         return Conditions(
@@ -329,8 +324,18 @@ class Sampler:
             throttled_ns={reason: more for reason, more in slowed.items() if more},
             errors={name: now[name] - before[name] for name in now if now[name] > before.get(name, now[name])},
             others=gpu.others(self._ours),
-            joules=sum(joules) if joules and len(joules) == len(windows) else None,
+            joules=None if None in joules or not joules else sum(_known(joules)),
         )
+
+
+def _joules(samples: Sequence[Sample], window: _Window) -> float | None:
+    """Return the energy of a stretch by the power between two moves of the counter; None where they are too close."""
+    told = [(sample.at, sample.joules) for sample in samples if sample.joules is not None and _within(sample, [window])]
+    moved = [later for earlier, later in pairwise(told) if later[1] != earlier[1]]
+    if not moved or moved[-1][0] - moved[0][0] < _LEAST_ENERGY:
+        return None
+    (begin, before), (end, after) = moved[0], moved[-1]
+    return (after - before) / (end - begin) * (window.end - window.begin)
 
 
 def _within(sample: Sample, windows: Sequence[_Window]) -> bool:

@@ -57,7 +57,7 @@ class Conditions:
         throttled_ns: by reason (NVML's words, such as "hw_thermal_slowdown", "sw_power_cap"), how much was added.
         errors: error counters that grew meanwhile, such as "ecc.dram.corrected" or "pcie.replays", by how much.
         others: what else ran on the device, such as "python (pid 4711)".
-        joules: energy taken by the device during the samples.
+        joules: energy taken by the device during the samples; None where they were too short to tell.
         seconds: how long it was watched; nanoseconds of slowdown are of these.
     """
 

@@ -73,7 +73,7 @@ def test_numbers_conditions_and_the_archive(tmp_path: Path) -> None:
     assert set(first.conditions.throttled_ns) == {"sw_power_cap"}
     assert first.conditions.seconds is not None
     assert 0.04 < first.conditions.seconds < 2
-    assert first.conditions.joules == pytest.approx(650 * first.conditions.seconds, rel=0.5)
+    assert first.conditions.joules is None, "its stretch is too short to tell"
     assert session.devices["gpu0"]["pci_id"] == "10de:2330"
     assert session.devices["gpu0"]["default power limit"] == "700 W"
     assert session.devices["gpu0"]["pinned"] == "the host has one node" or len(list(Path(NODES).glob("node?"))) > 1

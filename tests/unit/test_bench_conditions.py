@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from hostcheck.bench.conditions import Sampler, Watched
 from hostcheck.bench.pinning import cpus_of, memory_from, node_of, pin
 
@@ -69,7 +71,7 @@ def test_only_what_was_watched_counts() -> None:
     nvml.clock = 1700
     for clock.now in (1.2, 1.4, 1.6):
         sampler.sample()
-    nvml.fields |= {83: 900_000, 74: 3e8}
+    nvml.fields |= {74: 3e8}
     clock.now = 2.0
     sampler.close()
     nvml.fields |= {83: 5_000_000, 74: 9e9, 270: 9e9}
@@ -80,7 +82,7 @@ def test_only_what_was_watched_counts() -> None:
     assert sampler.sm_mhz("gpu0") == 1700
     assert sampler.seconds() == 1.0
     seen = sampler.take(["gpu0"])
-    assert (seen.sm_mhz, seen.sm_mhz_low, seen.mem_mhz, seen.power_w, seen.joules) == (1700, 1700, 2619, 500, 900)
+    assert (seen.sm_mhz, seen.sm_mhz_low, seen.mem_mhz, seen.power_w) == (1700, 1700, 2619, 500)
     assert seen.throttled_ns == {"sw_power_cap": 300_000_000}
     assert seen.temperature_c is None, "what NVML refuses is not known, and not zero"
     assert seen.power_limit_w is None
@@ -116,13 +118,50 @@ def test_of_several_gpus_the_one_that_suffered_most_counts() -> None:
     hot.clock, hot.fields[270] = 900, 0
     sampler = Sampler({"gpu0": Watched(cool, "GPU-0"), "gpu1": Watched(hot, "GPU-1")}, period=3600, clock=clock)
     sampler.open()
-    hot.fields |= {270: 5e8, 83: 1000}
-    cool.fields[83] = 2000
+    hot.fields[270] = 5e8
+    for step in range(1, 10):
+        clock.now = step / 10
+        hot.fields[83] += 50_000
+        cool.fields[83] += 10_000
+        sampler.sample()
     clock.now = 1.0
     sampler.close()
     both = sampler.take([])
-    assert (both.sm_mhz, both.joules) == (900, 3)
+    assert both.sm_mhz == 900
+    assert both.joules == pytest.approx(600)
     assert both.throttled_ns == {"hw_thermal_slowdown": 500_000_000}
+
+
+@pytest.mark.parametrize(("length", "joules"), [(0.73, 0.73 * 700), (2.0, 2.0 * 700), (0.45, None)])
+def test_energy_is_told_from_a_counter_that_moves_ten_times_a_second(length: float, joules: float | None) -> None:
+    nvml, clock = Nvml(), Clock()
+    sampler = made(nvml, clock)
+
+    def go_on(until: float) -> None:
+        while clock.now + 0.02 < until:
+            clock.now += 0.02
+            # As an H100 does it: idle at 130 W until the load of 700 W begins.
+            moved = int(clock.now * 10) / 10
+            nvml.fields[83] = 1000 * (130 * min(moved, 1.0) + 700 * max(0.0, moved - 1.0))
+            sampler.sample()
+
+    go_on(1.0)
+    sampler.open()
+    go_on(1.0 + length)
+    clock.now = 1.0 + length
+    sampler.close()
+    assert sampler.take(["gpu0"]).joules == (None if joules is None else pytest.approx(joules, rel=0.05))
+
+
+def test_energy_of_a_gpu_that_does_not_count_it_is_not_known() -> None:
+    nvml, clock = Nvml(), Clock()
+    del nvml.fields[83]
+    sampler = made(nvml, clock)
+    sampler.open()
+    clock.now = 5.0
+    sampler.close()
+    seen = sampler.take(["gpu0"])
+    assert (seen.joules, seen.power_w) == (None, 500)
 
 
 def test_the_sampler_runs_in_the_background() -> None:
