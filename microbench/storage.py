@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ PAGE = 4096
 BLOCK = 2**20
 _GIB_OF_LEVEL = {Level.QUICK: 1, Level.STANDARD: 8, Level.FULL: 64}
 _FREE_SHARE = 0.5
+_WRITING = 0.3
+"""Share of the time that goes into writing the file, at most."""
 _DEPTH = {"sequential": 16, "random": 64}
 _RUNS = 5
 _LOOKED_AT = 64
@@ -60,32 +62,34 @@ WORKS = (Work("sequential", BLOCK, "GB/s"), Work("random", PAGE, "kIOPS"))
 def read(lab: Lab) -> Iterator[Sampled]:
     """A file in the folder that `--option path=FOLDER` names is read at this rate, past the page cache.
 
-    A file of 1 GiB (8 at the level standard, 64 at full; never more than half of what is free) is written once, has no
-    name, so that nothing is left behind, and is read with O_DIRECT: in blocks of 1 MiB in order, 16 under way, and in
-    pages of 4 KiB at random, 64 under way. fio reads where it is installed, else threads of our own. Drives with a
-    large cache of their own can be faster than they are for more data.
+    A file of 1 GiB (8 at the level standard, 64 at full; never more than half of what is free, nor than can be written
+    in a third of the time) is written once, has no name, so that nothing is left behind, and is read with O_DIRECT: in
+    blocks of 1 MiB in order, 16 under way, and in pages of 4 KiB at random, 64 under way. fio reads where it is
+    installed, else threads of our own. Drives with a large cache of their own can be faster than they are for more
+    data.
     """
     folder = lab.options.get("path")
     if not folder:
         raise NotApplicable("storage is measured only where you say: --option path=FOLDER")
-    with _file(Path(folder), lab.level) as (descriptor, size):
+    with unnamed(Path(folder), _GIB_OF_LEVEL.get(lab.level, 64) * GIB) as (descriptor, room):
+        size = filled(room, _WRITING * lab.seconds, _writer(descriptor))
         for work in WORKS:
             yield _measured(lab, work, descriptor, size, folder)
 
 
 @contextmanager
-def _file(folder: Path, level: Level) -> Iterator[tuple[int, int]]:
-    """Give a file without a name that holds what `_page` says, opened with O_DIRECT, and its size.
+def unnamed(folder: Path, most: int) -> Iterator[tuple[int, int]]:
+    """Give an empty file without a name, opened with O_DIRECT, and how many bytes may go into it.
 
     Raises:
-        HostcheckError: it cannot be had there.
+        HostcheckError: it cannot be had there; also what fails within the block, as a read that ends early.
     """
     name = folder / f".hostcheck-bench-{os.getpid()}"
     if (kind := _kind(folder)) in _MEMORY:
         raise HostcheckError(f"{folder} is in memory ({kind}); name a folder on the storage that is to be measured")
     try:
         free = shutil.disk_usage(folder).free
-        size = min(_GIB_OF_LEVEL.get(level, 64) * GIB, int(free * _FREE_SHARE)) // BLOCK * BLOCK
+        size = min(most, int(free * _FREE_SHARE)) // BLOCK * BLOCK
         if size < GIB // 4:
             raise HostcheckError(f"{folder}: {free / 2**20:,.0f} MiB are free, 512 are needed to read from it")
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC, 0o600)
@@ -96,7 +100,6 @@ def _file(folder: Path, level: Level) -> Iterator[tuple[int, int]]:
             raise HostcheckError(f"{folder}: its file system ({_kind(folder)}) has no O_DIRECT") from None
         raise HostcheckError(f"{folder}: {problem.strerror}") from None
     try:
-        _fill(descriptor, size)
         yield descriptor, size
     except OSError as problem:
         raise HostcheckError(f"{folder}: {problem.strerror}") from None
@@ -121,20 +124,44 @@ def _page(offset: int) -> bytes:
     return offset.to_bytes(8, "little") + _NOISE
 
 
-def _fill(descriptor: int, size: int) -> None:
-    with mmap.mmap(-1, BLOCK) as block:
-        for offset in range(0, size, BLOCK):
-            for at in range(0, BLOCK, PAGE):
-                block[at : at + 8] = (offset + at).to_bytes(8, "little")
-                if offset == 0:
-                    block[at + 8 : at + PAGE] = _NOISE
-            if os.pwrite(descriptor, block, offset) != BLOCK:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.fsync(descriptor)
+def filled(most: int, seconds: float, write: Callable[[int, int], None]) -> int:
+    """Write a file's first quarter of a GiB, and as much again while that ends in time; return how many bytes.
+
+    By doubling, runs on the same storage come to the same size and can be compared.
+
+    Args:
+        most: bytes at most.
+        seconds: that writing may take.
+        write: writes from one offset to another.
+    """
+    begun, size, end = time.monotonic(), 0, min(most, GIB // 4)
+    while True:
+        write(size, end)
+        size = end
+        if size == most or 2 * (time.monotonic() - begun) > seconds:
+            return size
+        end = min(most, 2 * size)
+
+
+def _writer(descriptor: int) -> Callable[[int, int], None]:
+    """Return what writes pages as `_page` says."""
+
+    def write(begin: int, end: int) -> None:
+        with mmap.mmap(-1, BLOCK) as block:
+            for at in range(8, BLOCK, PAGE):
+                block[at : at + len(_NOISE)] = _NOISE
+            for offset in range(begin, end, BLOCK):
+                for at in range(0, BLOCK, PAGE):
+                    block[at : at + 8] = (offset + at).to_bytes(8, "little")
+                if os.pwrite(descriptor, block, offset) != BLOCK:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+
+    return write
 
 
 def _measured(lab: Lab, work: Work, descriptor: int, size: int, folder: str) -> Sampled:
-    seconds = max(0.3, 0.7 * lab.seconds / len(WORKS) / _RUNS)
+    seconds = max(0.3, 0.6 * lab.seconds / len(WORKS) / _RUNS)
     fio = shutil.which("fio")
     runs = []
     with lab.watch():

@@ -1,4 +1,4 @@
-"""Benchmarks of the host itself, on this very host; GPUDirect Storage from what gdsio and nvidia-fs print elsewhere."""
+"""Benchmarks of the host itself, on this very host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bench_lab import StandInLab
 from hostcheck.bench.model import Level, Sampled
 from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
-from hostcheck.microbench import gds, host_memory, jitter, storage
+from hostcheck.microbench import host_memory, jitter, storage
 
 
 def need_numba() -> None:
@@ -190,6 +190,23 @@ def test_storage_is_read_past_the_cache_and_nothing_stays(monkeypatch: pytest.Mo
     assert set(on_disk().iterdir()) == before
 
 
+def test_writing_ends_in_time_at_a_size_that_the_next_run_has_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that writes a quarter of a GiB in 2 s: 12 s would hold 1.5 GiB, and 1 GiB is what both runs take."""
+    now = [0.0]
+    monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
+    pieces = []
+
+    def slow(begin: int, end: int) -> None:
+        pieces.append((begin, end))
+        now[0] += 2 * (end - begin) / (storage.GIB // 4)
+
+    assert storage.filled(64 * storage.GIB, 12, slow) == storage.GIB
+    assert pieces == [(0, 2**28), (2**28, 2**29), (2**29, 2**30)]
+    assert now[0] <= 12
+    assert storage.filled(3 * 2**28, 1e9, slow) == 3 * 2**28, "no more than there is room for"
+    assert storage.filled(storage.GIB, 0, slow) == 2**28, "the least that makes sense"
+
+
 def test_a_drive_that_gives_other_data_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
@@ -210,40 +227,6 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 2**20))
     with pytest.raises(HostcheckError, match=r"1 MiB are free, 512 are needed"):
         read_storage(path=str(on_disk()))
-
-
-# Lines as NVIDIA's GPUDirect Storage pages show them; gdsio itself was not had.
-GDSIO = (
-    "IoType: WRITE XferType: GPUD Threads: 16 DataSetSize: 1/1(KiB) IOSize: 1024(KiB) Throughput: 1.0 GiB/sec\n"
-    "Verifying data\n"
-    "IoType: READ XferType: GPUD Threads: 16 DataSetSize: 4187136/4194304(KiB) IOSize: 1024(KiB) "
-    "Throughput: 3.227660 GiB/sec, Avg_Latency: 1209.149901 usecs ops: 4089 total_time 1.237170 secs\n"
-)
-STATS = (
-    "GDS Version: 1.14.0.31\nNVFS statistics(ver: 4.0)\n"
-    "Reads\t\t\t\t: n=132768 ok=132768 err=0 readMiB=132768 io_state_err=0\n"
-    "Reads\t\t\t\t: Bandwidth(MiB/s)=13224 Avg-Latency(usec)=594\nSparse Reads\t\t: n=0 io=0 holes=0 pages=0\n"
-)
-
-
-def test_gdsio_must_have_read_the_way_it_was_told() -> None:
-    assert gds.throughput(GDSIO, "", 0, "GPUD") == pytest.approx(3.22766 * 2**30 / 1e9)
-    with pytest.raises(HostcheckError, match="read by GPUD in place of CPU_GPU"):
-        gds.throughput(GDSIO, "", 0, "CPU_GPU")
-    with pytest.raises(HostcheckError, match=r"gdsio failed \(exit 1\): cuFileDriverOpen error"):
-        gds.throughput("", "note\ncuFileDriverOpen error", 1, "GPUD")
-
-
-def test_reads_that_nvidia_fs_did_not_count_were_not_straight(tmp_path: Path) -> None:
-    stats = tmp_path / "stats"
-    assert gds.direct_reads(stats) is None
-    stats.write_text(STATS)
-    assert gds.direct_reads(stats) == 132768
-    stats.write_text(STATS.replace("n=132768 ok=132768 err=0 readMiB=132768", "err=0"))
-    assert gds.direct_reads(stats) is None, "statistics are off"
-    assert gds.fallen_back(5, 5)
-    assert not gds.fallen_back(0, 5)
-    assert not gds.fallen_back(None, None)
 
 
 def test_a_triad_is_wrong_where_one_word_is_and_where_it_was_never_written() -> None:
