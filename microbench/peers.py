@@ -63,7 +63,8 @@ class Lane:
     def __init__(self, floor: Floor, first: int, second: int, place: int = 0) -> None:
         self.sender, receiver = floor.devices[first], floor.devices[second]
         ends = floor.gpus[first], floor.gpus[second]
-        self.name = f"{ends[0].subject}>{ends[1].subject}"
+        self.ends = ends[0].subject, ends[1].subject
+        self.name = ">".join(self.ends)
         self.source, self.target = floor.source(first), floor.target(second, place)
         self.seed = _SEED + first
         self.stream: Stream = self.sender.stream()
@@ -162,7 +163,8 @@ def _measure(
         counted: how many lanes' bytes are counted.
         rule: says so.
     """
-    times = repeated(lab, one_by_one(partial(at_once, lanes)), cases)
+    subjects = list(dict.fromkeys(subject for lane in lanes for subject in lane.ends))
+    times = repeated(lab, one_by_one(partial(at_once, lanes)), cases, subjects)
     for lane in lanes:
         lane.poison()
     times.append(at_once(lanes))
@@ -202,6 +204,9 @@ def at_once(lanes: Sequence[Lane]) -> float:
         for lane in lanes:
             lane.copy()
             ends.append(lane.stream.mark())
+    # The begin of one stream may come after the end of another.
+    for lane in lanes:
+        lane.stream.synchronize()
     # From the first to begin: streams of one GPU may share a queue, and then one begins only after another's copy.
     seconds = max(
         between(begin, end)

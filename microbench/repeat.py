@@ -28,13 +28,16 @@ def seconds(lab: Lab, cases: int = 1) -> float:
     return min(_SECONDS.get(lab.level, most), most)
 
 
-def repeated(lab: Lab, batch: Callable[[int], Sequence[float]], cases: int = 1) -> list[float]:
+def repeated(
+    lab: Lab, batch: Callable[[int], Sequence[float]], cases: int = 1, subjects: Sequence[str] = ()
+) -> list[float]:
     """Return the seconds of each of many pieces of work, in order of time.
 
     Args:
         lab: its `watch` marks the time of the samples, not that of the warm-up.
         batch: does so many pieces of work and returns the seconds of each.
         cases: among how many the time is shared.
+        subjects: the GPUs that take part, where these are not all.
     """
     budget = seconds(lab, cases)
     each = _warm_up(batch, min(WARM, budget / 4))
@@ -42,7 +45,7 @@ def repeated(lab: Lab, batch: Callable[[int], Sequence[float]], cases: int = 1) 
     size = max(1, min(_QUEUED, int(budget / each / 4)))
     samples: list[float] = []
     pending: list[float] = []
-    with lab.watch():
+    with lab.watch(*subjects):
         end = time.monotonic() + budget
         while time.monotonic() < end or len(samples) < _LEAST:
             pending += batch(size)

@@ -26,7 +26,7 @@ class StandInLab:
         return only
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self, *subjects: str) -> Iterator[None]:
         self.watched += 1
         yield
 

@@ -51,11 +51,11 @@ class _Lab:
         return only
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self, *subjects: str) -> Iterator[None]:
         if not self.watched:
             self._sampler.forget()
         self.watched = True
-        self._sampler.open()
+        self._sampler.open(*subjects)
         try:
             yield
         finally:

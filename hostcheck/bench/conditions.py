@@ -206,6 +206,8 @@ class Sampler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gpus = dict(gpus)
+        # Those that the present stretch is of: each sample of a GPU takes its time.
+        self._watched = self._gpus
         self._ours = ours
         self._period = period
         self._clock = clock
@@ -235,14 +237,15 @@ class Sampler:
             self.sample()
 
     def sample(self) -> None:
-        """Take one sample of each GPU."""
-        for subject, gpu in self._gpus.items():
+        """Take one sample of each GPU that is watched."""
+        for subject, gpu in self._watched.items():
             self._samples[subject].append(gpu.sample(self._clock()))
 
-    def open(self) -> None:
-        """Begin a stretch that counts."""
+    def open(self, *subjects: str) -> None:
+        """Begin a stretch that counts, of these GPUs; of all where none is named."""
+        self._watched = {subject: self._gpus[subject] for subject in subjects if subject in self._gpus} or self._gpus
         window = _Window(0.0)
-        for subject, gpu in self._gpus.items():
+        for subject, gpu in self._watched.items():
             window.slowdowns[subject] = gpu.slowdowns()
         window.begin = self._clock()
         self._windows.append(window)
@@ -252,10 +255,10 @@ class Sampler:
         window = self._windows[-1]
         self.sample()
         window.end = self._clock()
-        for subject, gpu in self._gpus.items():
-            after = gpu.slowdowns()
+        for subject, before in window.slowdowns.items():
+            after = self._gpus[subject].slowdowns()
             window.slowdowns[subject] = {
-                name: max(0, after[name] - value) for name, value in window.slowdowns[subject].items() if name in after
+                name: max(0, after[name] - value) for name, value in before.items() if name in after
             }
         self._last = window
 

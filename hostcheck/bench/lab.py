@@ -61,10 +61,13 @@ class Lab(Protocol):
         """The only one."""
         ...
 
-    def watch(self) -> AbstractContextManager[None]:
+    def watch(self, *subjects: str) -> AbstractContextManager[None]:
         """Mark the timed part: clocks, power and counters are those between its begin and its end.
 
         What is yielded next gets them; without it, all since the last yield counts.
+
+        Args:
+            subjects: the GPUs that take part, where these are not all.
         """
         ...
 

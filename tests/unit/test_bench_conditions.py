@@ -132,6 +132,24 @@ def test_of_several_gpus_the_one_that_suffered_most_counts() -> None:
     assert both.throttled_ns == {"hw_thermal_slowdown": 500_000_000}
 
 
+def test_a_stretch_of_some_gpus_asks_no_others() -> None:
+    """Each sample of a GPU takes its time, and of eight only two copy to each other."""
+    ours, other, clock = Nvml(), Nvml(), Clock()
+    sampler = Sampler({"gpu0": Watched(ours, "GPU-0"), "gpu1": Watched(other, "GPU-1")}, period=3600, clock=clock)
+    asked: list[str] = []
+    other.nvmlDeviceGetClockInfo = lambda gpu, kind: asked.append(gpu) or 345  # type: ignore[method-assign, func-returns-value]
+    sampler.open("gpu0")
+    ours.fields[270] = 5e8
+    clock.now = 1.0
+    sampler.close()
+    assert asked == []
+    seen = sampler.take(["gpu0"])
+    assert (seen.sm_mhz, seen.throttled_ns) == (1755, {"hw_thermal_slowdown": 500_000_000})
+    sampler.open()
+    sampler.close()
+    assert asked, "all of them where none is named"
+
+
 @pytest.mark.parametrize(("length", "joules"), [(0.73, 0.73 * 700), (2.0, 2.0 * 700), (0.45, None)])
 def test_energy_is_told_from_a_counter_that_moves_ten_times_a_second(length: float, joules: float | None) -> None:
     nvml, clock = Nvml(), Clock()

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -478,6 +479,39 @@ def test_what_is_loaded_and_what_is_stored_counts(name, times, monkeypatch):
     assert task.moved == times * 2**30
 
 
+def test_all_copies_at_once_are_waited_for_before_their_times_are_read(monkeypatch):
+    """On four H200 a stream began only after another stream of its GPU had ended: NOT_READY."""
+    passed = set()
+
+    class FakeStream:
+        def __init__(self, number):
+            self.number = number
+
+        @contextmanager
+        def hold(self):
+            yield
+            self.synchronize()
+
+        def mark(self):
+            return self.number
+
+        def wait(self, event):
+            pass
+
+        def synchronize(self):
+            passed.add(self.number)
+
+    def between(first, second):
+        assert {first, second} <= passed
+        return 0.5 + second
+
+    monkeypatch.setattr(cuda, "between", between)
+    monkeypatch.setattr(cuda, "discard", lambda marks: None)
+    sender = SimpleNamespace(ordinal=0)
+    lanes = [SimpleNamespace(direct=True, sender=sender, copy=int, stream=FakeStream(number)) for number in range(3)]
+    assert peers.at_once(lanes) == 2.5
+
+
 @pytest.mark.parametrize(
     ("ends", "counted", "rate", "limit"),
     [
@@ -497,6 +531,7 @@ def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeyp
             limit_source="datasheet",
             transport="nvlink",
             direct=True,
+            ends=("gpu0", "gpu1"),
             poison=lambda: None,
             wrong=lambda: wrong[0],
         )
