@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from hostcheck.bench.model import PROVING, SLOWDOWNS, Measurement, Session
+from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
 from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, traits
@@ -69,17 +69,22 @@ def copies(session: Session, expect: Expect) -> Iterator[Finding]:
     several GPUs copied at once they shared the memory of the host: what is too little for one link is then a limit of
     all together, and the number that the GPU reached alone is judged. A GPU that was not measured alone is unknown.
     """
-    part = about(session, *JUDGES[COPIES.name])
+    yield from _judged_alone(session, COPIES, expect)
+
+
+def _judged_alone(session: Session, key: Key, expect: Expect) -> Iterator[Finding]:
+    """Hold each number against its floor; what speaks against one of several at once is left to the one alone."""
+    part = about(session, *JUDGES[key.name])
     together = Counter((measured.bench, measured.case) for measured in part.measurements if not measured.alone)
     alone = _alone(part)
     for measured in part.measurements:
-        finding = _against(session, measured, COPIES, expect)
+        finding = _against(session, measured, key, expect)
         shared = not measured.alone and together[measured.bench, measured.case] > 1
-        if shared and finding.status is Status.FAIL:
+        if shared and (finding.status is Status.FAIL or measured.invalid.startswith(UNSTEADY)):
             finding = _idle(measured, _LIMITED) if _place(measured) in alone else _open(measured)
         yield finding
     yield from _missing(part)
-    _something(part, JUDGES[COPIES.name])
+    _something(part, JUDGES[key.name])
 
 
 def _place(measured: Measurement) -> tuple[str, str, str]:
@@ -93,7 +98,8 @@ def _alone(session: Session) -> set[tuple[str, str, str]]:
 
 def _open(measured: Measurement) -> Finding:
     one = measured.subject.removeprefix("gpu")
-    line = f"{_value(measured)}; {_TOGETHER}: hostcheck bench {measured.bench} --gpus {one} measures it alone"
+    why = f"; {measured.invalid}" if measured.invalid else ""
+    line = f"{_value(measured)}{why}; {_TOGETHER}: hostcheck bench {measured.bench} --gpus {one} measures it alone"
     return Finding(status=Status.UNKNOWN, subject=measured.subject, summary=line)
 
 
@@ -204,9 +210,9 @@ def overlap(session: Session, expect: Expect) -> Iterator[Finding]:
     """Copies hide behind computation.
 
     Where they do not, each batch waits for its input: pageable memory, one stream for all, or a copy engine that is
-    taken.
+    taken. As with copies, what several GPUs did at once is left to what one does alone.
     """
-    yield from _judged(session, OVERLAP, expect)
+    yield from _judged_alone(session, OVERLAP, expect)
 
 
 @check(SESSION, id="bench.host-memory", severity=Severity.MEDIUM, keys=[HOST_MEMORY],

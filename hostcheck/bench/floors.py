@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hostcheck.bench.model import Measurement, Session
+from hostcheck.bench.model import UNSTEADY, Measurement, Session
 from hostcheck.expect import KEYS, Expect, Expectation, ExpectationMissing, Key, Layer
 from hostcheck.facts.bench import SHARED, about, behind, cases, equals, judge_of, traits
 from hostcheck.matchers import AtLeast
@@ -51,21 +51,26 @@ class Floors:
     def doubtful(self, session: Session) -> list[tuple[str, str]]:
         """Return what only a measurement alone can judge, as benchmark and subject, the worst first.
 
-        It is what several GPUs did at once with something that they share, and is below its floor or its equals.
+        It is what several GPUs did at once with something that they share, and is unsteady, or below its floor or its
+        equals.
         """
         groups = {id(measured): group for group in equals(session) for measured in group}
         part = about(session, *SHARED).measurements
         together = Counter((measured.bench, measured.case) for measured in part if not measured.alone)
         found: dict[tuple[str, str], float] = {}
         for measured in part:
-            if measured.alone or id(measured) not in groups or together[measured.bench, measured.case] < 2:
+            if measured.alone or together[measured.bench, measured.case] < 2:
+                continue
+            place = measured.bench, measured.subject
+            if measured.invalid.startswith(UNSTEADY):
+                found.setdefault(place, 0.0)
+            if id(measured) not in groups:
                 continue
             off = behind(measured, groups[id(measured)])
             floor, alike = self.of(session, measured), self.of(session, measured, "bench.alike")
             value = None if floor is None else in_unit_of(floor.key, measured)
             low = floor is not None and value is not None and not floor.matcher.matches(value)
             if low or (alike is not None and not alike.matcher.matches(off)):
-                place = measured.bench, measured.subject
                 found[place] = max(found.get(place, 0.0), off)
         return sorted(found, key=lambda place: -found[place])
 

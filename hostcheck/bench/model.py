@@ -20,6 +20,9 @@ SLOWDOWNS = {
 # Error counters of which a single one counts.
 PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
 
+# How the reason begins where samples scatter.
+UNSTEADY = "unsteady: "
+
 
 class Level(IntEnum):
     """How much is measured: a whole host in under a minute, in five, in an hour, and until told to stop."""

@@ -306,16 +306,17 @@ class Parent:
         alone = {step.bench.id for step in steps if step.alone}
         together = {step.bench.id: step for step in steps if step.bench.id not in alone}
         wanted = [(together[bench], subject) for bench, subject in doubted if bench in together]
-        until = time.monotonic() + self._spare
+        begun = time.monotonic()
         for step, subject in wanted:
             short = replace(step, seconds=min(step.seconds, max(_SHORTEST, self._spare / len(wanted))), alone=True)
             child = self._children.get(subject)
             if child is None:
                 continue
-            if time.monotonic() + short.seconds > until:
+            if time.monotonic() - begun + short.seconds > self._spare:
                 break
             self._show(step.bench.id, [subject], alone=True)
             self._turn(short, [child])
+        self._spare = max(0.0, self._spare - (time.monotonic() - begun))
 
     def _turn(self, step: Step, turn: Sequence[_Child]) -> None:
         """Let some children run a benchmark at the same time."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 
-from hostcheck.bench.model import PROVING, SLOWDOWNS, Conditions, Sampled
+from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, Conditions, Sampled
 
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
@@ -180,4 +180,4 @@ def _unsteady(sampled: Sampled, lower_is_better: bool, on_host: bool) -> str:
         return ""
     spread = variation(sampled.samples)
     most = _VARIATION_HOST if on_host or sampled.settings.get("clock") == "host" else _VARIATION
-    return f"unsteady: the samples vary by {spread:.0%}" if spread is not None and spread > most else ""
+    return f"{UNSTEADY}the samples vary by {spread:.0%}" if spread is not None and spread > most else ""

@@ -34,7 +34,7 @@ JUDGES = {
 }
 """Which benchmarks each check judges; `bench.other` has the rest."""
 
-SHARED = ("copy.*",)
+SHARED = ("copy.*", "overlap.*")
 """Benchmarks with which GPUs at once share the memory of the host: too little for one is then not that GPU's own."""
 
 # The first GPU of a subject such as "gpu0", "gpu0>gpu1" or "gpu[0-7]".
