@@ -202,7 +202,10 @@ if "fake.good" not in BENCHES:
     @bench(id="fake.host", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def host(lab: Lab) -> Iterator[Sampled]:
         """The host itself."""
-        yield Sampled(samples=(5.0,), unit="GB/s", verified=True, subject="node0", details={"gpus": len(lab.gpus)})
+        # When this process began, in seconds since the boot: proc(5), 22 of /proc/PID/stat.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        seen: dict[str, Scalar] = {"gpus": len(lab.gpus), "begun": ticks / os.sysconf("SC_CLK_TCK")}
+        yield Sampled(samples=(5.0,), unit="GB/s", verified=True, subject="node0", details=seen)
 
     @bench(id="fake.model", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def model(lab: Lab) -> Iterator[Sampled]:

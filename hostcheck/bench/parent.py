@@ -19,7 +19,7 @@ import msgspec
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope
 from hostcheck.bench.validity import disturbed
-from hostcheck.bench.wire import LONGEST, Beside, Done, Event, Got, Lacking, Order, Plan, Ready
+from hostcheck.bench.wire import LONGEST, Begin, Beside, Done, Event, Got, Lacking, Order, Plan, Ready
 from hostcheck.registry import Bench
 from hostcheck.render.fold import fold_line
 
@@ -36,6 +36,10 @@ _LOUDEST = 16 * 2**20
 _TOO_LOUD = f"printed more than {_LOUDEST >> 20} MiB"
 _LISTEN = 0.5
 """Seconds after which is looked, at the latest, how much was printed."""
+_AHEAD = 15.0
+"""Seconds before the end of one kind of benchmarks at which the children of the next are started."""
+_LOAD = {Backend.NONE: ("numba",), Backend.CUDA: (), Backend.TORCH: ("torch",)}
+"""What children import while they wait for their devices; torch takes 2 to 6 s of a minute."""
 _DEATHS = 2
 """After so many deaths of its process a GPU is left alone."""
 
@@ -127,11 +131,16 @@ class _Child:
             os.close(theirs)
         self._send(plan)
 
-    def _send(self, what: Plan | Order) -> None:
+    def _send(self, what: Plan | Begin | Order) -> None:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(msgspec.json.encode(what) + b"\n")
             self.process.stdin.flush()
+
+    def begin(self, deadline: float) -> None:
+        """Let it use its devices."""
+        self.deadline = deadline
+        self._send(Begin())
 
     def order(self, order: Order, deadline: float) -> None:
         """Let it run a benchmark."""
@@ -237,6 +246,9 @@ class Parent:
         self._grace = grace
         self._launcher = launcher
         self._children: dict[str, _Child] = {}
+        # Children of the next kind, and for which kind and which GPUs they were made.
+        self._ahead: dict[str, _Child] = {}
+        self._ahead_of: tuple[Scope, Backend, tuple[BenchGpu, ...]] | None = None
         self._deaths: dict[str, int] = {}
         # GPUs that turned out to be in use, or that no process survives on: the others do without them.
         self._out: set[str] = set()
@@ -252,23 +264,55 @@ class Parent:
         """
         self._steps, self._left = len(steps), sum(self._cost(step) for step in steps)
         left = list(steps)
+        kinds = list(dict.fromkeys((step.bench.scope, step.bench.backend) for step in steps))
         try:
-            for kind in dict.fromkeys((step.bench.scope, step.bench.backend) for step in steps):
+            for kind, following in zip(kinds, [*kinds[1:], None], strict=True):
                 if kind[0] in (Scope.GPUS, Scope.RANKS):
                     self._gpus = tuple(gpu for gpu in self._gpus if gpu.subject not in self._out)
+                self._adopt(*kind)
+                own = [step for step in steps if (step.bench.scope, step.bench.backend) == kind]
                 try:
-                    for step in [step for step in steps if (step.bench.scope, step.bench.backend) == kind]:
+                    for place, step in enumerate(own):
+                        if following and _leaves_cpus(*kind) and sum(map(self._cost, own[place:])) < _AHEAD:
+                            self._prepare(*following)
                         self._run(step)
                         left.remove(step)
                     if kind[0] is Scope.GPU and len(self._gpus) > 1:
-                        self._again([step for step in steps if (step.bench.scope, step.bench.backend) == kind])
+                        self._again(own)
                 finally:
                     self._dismiss(0.0 if sys.exc_info()[0] else 10.0)
         except KeyboardInterrupt:
             self.harvest.interrupted = True
             for step in left:
                 self._lack(step.bench.id, "host", "interrupted")
+        finally:
+            self._forsake()
         return self.harvest
+
+    def _prepare(self, scope: Scope, backend: Backend) -> None:
+        """Start the children of the next kind, which load what they need and wait."""
+        if self._ahead_of is not None:
+            return
+        self._ahead_of = scope, backend, self._gpus
+        with suppress(OSError):
+            for subject in self._subjects(scope):
+                self._ahead[subject] = self._made(scope, subject, _LOAD[backend])
+
+    def _adopt(self, scope: Scope, backend: Backend) -> None:
+        """Take the children that were started ahead, if they are those that are needed now."""
+        if self._ahead_of != (scope, backend, self._gpus):
+            self._forsake()
+            return
+        for child in self._ahead.values():
+            child.begin(time.monotonic() + _START)
+        self._children, self._ahead, self._ahead_of = self._ahead, {}, None
+
+    def _forsake(self) -> None:
+        """Let go of children that were started ahead."""
+        for child in self._ahead.values():
+            child.end(0.0)
+            child.close()
+        self._ahead, self._ahead_of = {}, None
 
     def _cost(self, step: Step) -> float:
         return step.seconds * step.turns(len(self._gpus))
@@ -279,7 +323,7 @@ class Parent:
         if scope in (Scope.GPUS, Scope.RANKS) and len(self._gpus) <= 1:
             self._lack(step.bench.id, "host", "it needs two GPUs or more that are free")
             return
-        subjects = [gpu.subject for gpu in self._gpus] if scope in (Scope.GPU, Scope.RANKS) else [self._whole(scope)]
+        subjects = self._subjects(scope)
         self._show(step.bench.id, subjects if scope is Scope.GPU else [self._whole(scope)])
         for subject in subjects:
             try:
@@ -332,10 +376,18 @@ class Parent:
     def _whole(self, scope: Scope) -> str:
         return "host" if scope is Scope.HOST else fold_line([gpu.subject for gpu in self._gpus])
 
+    def _subjects(self, scope: Scope) -> list[str]:
+        """Return for what a scope has a child each."""
+        return [gpu.subject for gpu in self._gpus] if scope in (Scope.GPU, Scope.RANKS) else [self._whole(scope)]
+
     def _start(self, scope: Scope, subject: str) -> None:
         """Start a child for a subject, unless it has one, or has lost too many."""
         if subject in self._children or self._deaths.get(subject, 0) >= _DEATHS:
             return
+        self._children[subject] = self._made(scope, subject)
+        self._children[subject].begin(time.monotonic() + _START)
+
+    def _made(self, scope: Scope, subject: str, load: tuple[str, ...] = ()) -> _Child:
         own = tuple(gpu for gpu in self._gpus if gpu.subject == subject or scope is Scope.GPUS)
         seen = self._gpus if scope in (Scope.GPUS, Scope.RANKS) else own
         ranks = len(self._gpus) if scope is Scope.RANKS else 0
@@ -349,6 +401,7 @@ class Parent:
             ranks=ranks,
             rank=self._gpus.index(own[0]) if ranks else 0,
             pin=nodes.pop() if len(nodes) == 1 else None,
+            load=load,
         )
         environment = {
             **os.environ,
@@ -357,12 +410,11 @@ class Parent:
         }
         if ranks:
             environment |= self._ranks(own[0])
-        self._children[subject] = _Child(plan, environment, self._launcher)
-        self._children[subject].deadline = time.monotonic() + _START
+        return _Child(plan, environment, self._launcher)
 
     def _ranks(self, gpu: BenchGpu) -> dict[str, str]:
         """Return what torch.distributed reads of its environment."""
-        if not self._children:
+        if gpu is self._gpus[0]:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self._port = free.getsockname()[1]
         rank, size = str(self._gpus.index(gpu)), str(len(self._gpus))
@@ -506,6 +558,11 @@ class Parent:
                 alone=alone,
             )
         )
+
+
+def _leaves_cpus(scope: Scope, backend: Backend) -> bool:
+    """Whether the GPUs do the work of a kind of benchmarks, such that processes may start beside it."""
+    return scope is not Scope.HOST and (scope, backend) != (Scope.GPU, Backend.CUDA)
 
 
 def _placed(gpu: BenchGpu, seen: Sequence[BenchGpu]) -> BenchGpu:

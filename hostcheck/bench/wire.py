@@ -1,8 +1,8 @@
 """What the parent and its children say to each other: one JSON object a line, and nothing else on that pipe.
 
-The parent writes a `Plan` and then an `Order` for each benchmark on the child's standard input; the child writes
-`Ready`, and for each order any number of `Got`, `Beside` and `Lacking` and at last `Done`, on a descriptor of its own.
-What libraries print goes elsewhere.
+The parent writes a `Plan`, a `Begin` and then an `Order` for each benchmark on the child's standard input. The child
+writes `Ready` once it has begun, and for each order any number of `Got`, `Beside` and `Lacking` and at last `Done`, on
+a descriptor of its own. What libraries print goes elsewhere.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ranks: how many processes take part that talk to each other; 0 where it is alone.
         rank: which of them it is. Rank 0 measures for all.
         pin: NUMA node to keep to; None to stay where it is.
+        load: packages to import before it begins.
     """
 
     gpus: tuple[BenchGpu, ...]
@@ -34,6 +35,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int = 0
     rank: int = 0
     pin: int | None = None
+    load: tuple[str, ...] = ()
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The devices are free now. Until then a child touches none of them."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 import bench_fakes
+from hostcheck.bench import parent
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Level, Measurement
 from hostcheck.bench.parent import Harvest, Parent, Progress, Step
+from hostcheck.bench.wire import Plan, Ready
 from hostcheck.registry import BENCHES
 
 GPUS = tuple(BenchGpu(index=number, ordinal=0, uuid=f"GPU-{number}", name="fake") for number in (0, 1, 3))
@@ -176,7 +178,59 @@ def test_a_rank_that_dies_takes_the_benchmark_along_and_no_more() -> None:
 
 def test_the_host_needs_no_gpu() -> None:
     (found,) = run("host", gpus=()).measurements
-    assert (found.subject, found.details) == ("node0", {"gpus": 0})
+    assert (found.subject, found.details["gpus"]) == ("node0", 0)
+
+
+def test_the_next_children_start_while_gpus_work() -> None:
+    seen: dict[str, float] = {}
+
+    def tell(progress: Progress) -> None:
+        if progress.got is not None:
+            seen.setdefault(progress.bench, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    harvest = Parent(GPUS, level=Level.QUICK, tell=tell).run(steps("together", "host"))
+    assert harvest.missing == []
+    (host,) = of(harvest, "host").values()
+    assert float(str(host.details["begun"])) < seen["fake.together"]
+
+
+def test_what_was_started_ahead_for_gpus_that_are_lost_is_started_anew() -> None:
+    harvest = run("dies", "dies", "ranks")
+    (found,) = of(harvest, "ranks").values()
+    assert (found.subject, found.value) == ("gpu[0,3]", 1.0)
+
+
+def test_a_child_touches_nothing_before_it_may() -> None:
+    child = parent._Child(
+        Plan(gpus=(), subject="host", level=Level.QUICK, load=("a_package_that_nobody_has",)),
+        os.environ,
+        (sys.executable, "-P", "-m", "hostcheck.bench.child"),
+    )
+    time.sleep(0.5)
+    assert child.events() == []
+    child.begin(0.0)
+    until = time.monotonic() + 20
+    while not (events := child.events()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [type(event) for event in events] == [Ready]
+    assert child.end(20.0)
+    assert child.process.returncode == 0
+    child.close()
+
+
+def test_children_that_were_started_ahead_go_with_an_interrupt() -> None:
+    made = Parent(GPUS, level=Level.QUICK, grace=60.0)
+
+    def press(progress: Progress) -> None:
+        if progress.got is not None:
+            started.extend(child.process.pid for child in made._ahead.values())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    started: list[int] = []
+    made._tell = press
+    assert made.run(steps("together", "host")).interrupted
+    assert len(started) == 1
+    assert is_gone(started[0])
 
 
 def test_progress_says_what_runs_and_what_is_left() -> None:
@@ -190,11 +244,11 @@ def test_progress_says_what_runs_and_what_is_left() -> None:
 def shared(folder: Path, spare: float, **options: str) -> tuple[Harvest, list[Progress]]:
     told: list[Progress] = []
     step = Step(bench=BENCHES["copy.shared"], seconds=0.2)
-    parent = Parent(
+    made = Parent(
         GPUS, level=Level.QUICK, options={"count": str(folder), **options}, tell=told.append, spare=spare,
         doubt=lambda harvest: [(m.bench, m.subject) for m in reversed(harvest.measurements) if m.value == 20.0],
     )  # fmt: skip
-    return parent.run([step, *steps("turns")]), told
+    return made.run([step, *steps("turns")]), told
 
 
 def test_what_is_doubtful_at_once_is_measured_alone_one_after_the_other(tmp_path: Path) -> None:
@@ -237,10 +291,10 @@ def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
         "tell = lambda p: p.got and print(p.got.details['pid'], flush=True)\n"
         "Parent([gpu], level=Level.QUICK, grace=600, tell=tell).run([Step(bench=BENCHES['fake.slow'], seconds=1)])\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        parent.kill()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        run.kill()
     until = time.monotonic() + 5
     while not is_gone(pid) and time.monotonic() < until:
         time.sleep(0.05)
