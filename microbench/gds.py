@@ -61,12 +61,12 @@ def read(lab: Lab) -> Iterator[Sampled]:
     """Storage is read straight into the memory of a GPU at this rate, and by way of the CPU at that.
 
     A file of 4 GiB (16 at the level full; never more than half of what is free on either side, nor than can be written
-    in a sixth of the time) holds words that the GPU made. It lies in the folder that `--option path=FOLDER` names and
-    has no name, so that nothing is left behind. 16 threads read it in blocks of 1 MiB: straight, by NVIDIA's cuFile,
-    and with O_DIRECT into pinned memory of the host and from there to the GPU. The GPU compares every word. Where it
-    may, cuFile falls back to the CPU in silence; here it may not (`allow_compat_mode` is off, which settings of some
-    file systems overrule), and its count of reads by the CPU must stay as it was. A straight rate no better than the
-    other says that GPUDirect Storage is not worth its trouble here.
+    in a sixth of the time) holds words that the GPU made. It lies in the folder that `--option path=FOLDER` names, and
+    loses its name before it is read, so that nothing is left behind. 16 threads read it in blocks of 1 MiB: straight,
+    by NVIDIA's cuFile, and with O_DIRECT into pinned memory of the host and from there to the GPU. The GPU compares
+    every word. Where it may, cuFile falls back to the CPU in silence; here it may not (`allow_compat_mode` is off,
+    which settings of some file systems overrule), and its count of reads by the CPU must stay as it was. A straight
+    rate no better than the other says that GPUDirect Storage is not worth its trouble here.
     """
     folder = lab.options.get("path")
     if not folder:
@@ -76,10 +76,12 @@ def read(lab: Lab) -> Iterator[Sampled]:
 
     with Device(lab.gpu.ordinal) as device, opened(library, folder):
         most = min(_GIB_OF_LEVEL.get(lab.level, _GIB_AT_MOST) * storage.GIB, device.memory()[0] // 2)
-        with storage.unnamed(Path(folder), most) as (descriptor, room):
+        with storage.created(Path(folder), most) as (descriptor, room, name):
             size = _written(device, descriptor, room, _WRITING * lab.seconds)
             target = device.alloc(size)
             with _handle(library, descriptor, folder) as handle:
+                # cuFile opens the file once more by its name.
+                name.unlink()
                 for way, once in {
                     "straight": lambda: _straight(library, handle, target),
                     "by the CPU": lambda: _by_cpu(descriptor, target),

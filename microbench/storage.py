@@ -71,15 +71,16 @@ def read(lab: Lab) -> Iterator[Sampled]:
     folder = lab.options.get("path")
     if not folder:
         raise NotApplicable("storage is measured only where you say: --option path=FOLDER")
-    with unnamed(Path(folder), _GIB_OF_LEVEL.get(lab.level, 64) * GIB) as (descriptor, room):
+    with created(Path(folder), _GIB_OF_LEVEL.get(lab.level, 64) * GIB) as (descriptor, room, name):
+        name.unlink()
         size = filled(room, _WRITING * lab.seconds, _writer(descriptor))
         for work in WORKS:
             yield _measured(lab, work, descriptor, size, folder)
 
 
 @contextmanager
-def unnamed(folder: Path, most: int) -> Iterator[tuple[int, int]]:
-    """Give an empty file without a name, opened with O_DIRECT, and how many bytes may go into it.
+def created(folder: Path, most: int) -> Iterator[tuple[int, int, Path]]:
+    """Give an empty file, opened with O_DIRECT, how many bytes may go into it, and its name, which goes at the end.
 
     Raises:
         HostcheckError: it cannot be had there; also what fails within the block, as a read that ends early.
@@ -93,18 +94,18 @@ def unnamed(folder: Path, most: int) -> Iterator[tuple[int, int]]:
         if size < GIB // 4:
             raise HostcheckError(f"{folder}: {free / 2**20:,.0f} MiB are free, 512 are needed to read from it")
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC, 0o600)
-        name.unlink()
     except OSError as problem:
         name.unlink(missing_ok=True)
         if problem.errno == errno.EINVAL:
             raise HostcheckError(f"{folder}: its file system ({_kind(folder)}) has no O_DIRECT") from None
         raise HostcheckError(f"{folder}: {problem.strerror}") from None
     try:
-        yield descriptor, size
+        yield descriptor, size, name
     except OSError as problem:
         raise HostcheckError(f"{folder}: {problem.strerror}") from None
     finally:
         os.close(descriptor)
+        name.unlink(missing_ok=True)
 
 
 def _kind(folder: Path) -> str:
