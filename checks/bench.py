@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from hostcheck.bench.model import PROVING, SLOWDOWNS, Measurement, Session
+from hostcheck.bench.model import HEAT, PROVING, SLOWDOWNS, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
 from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, traits
@@ -291,14 +291,22 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     that is too weak does it. A software power cap under a tensor load is no slowdown of this kind, but normal.
     """
     worst: dict[str, tuple[float, str, str]] = {}
+    counted: set[str] = set()
     for measured in session.measurements:
         for subject, conditions in measured.watched.items():
-            for reason, words in SLOWDOWNS.items() if conditions.seconds and subject in session.devices else ():
+            if not conditions.seconds or subject not in session.devices:
+                continue
+            if not conditions.throttled_ns.keys().isdisjoint(HEAT):
+                counted.add(subject)
+            for reason, words in SLOWDOWNS.items():
                 part = conditions.share(reason)
                 worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
         raise NotApplicable("nothing was measured on one GPU alone")
     for subject, (part, words, bench) in worst.items():
+        if subject not in counted and not part:
+            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="NVML counts no slowdowns here")
+            continue
         percent = round(100 * part, 1)
         yield expect(SLOWDOWN).judge(
             percent,
@@ -318,10 +326,12 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
     NVLink and PCIe that repeat what they sent.
     """
     grew: dict[str, dict[str, int]] = {}
+    counted: set[str] = set()
     for measured in session.measurements:
         for subject, conditions in measured.watched.items():
+            counted |= {subject} if conditions.errors else set()
             for name, more in conditions.errors.items():
-                if name in PROVING or name.startswith(("nvlink.", "pcie.")):
+                if more and (name in PROVING or name.startswith(("nvlink.", "pcie."))):
                     own = grew.setdefault(subject, {})
                     own[name] = own.get(name, 0) + more
     watched = [
@@ -333,7 +343,9 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
     if not watched and not grew:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):
-        if not grew.get(subject):
+        if subject not in counted:
+            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="NVML counts no errors here")
+        elif not grew.get(subject):
             yield Finding(status=Status.PASS, subject=subject, summary="no error was counted", observed=0)
         for name, more in grew.get(subject, {}).items():
             yield expect(ERRORS, name).judge(

@@ -136,7 +136,7 @@ def _meanwhile(conditions: Conditions) -> str:
     grew = [
         f"{name} +{more}"
         for name, more in conditions.errors.items()
-        if name in PROVING or (name.startswith(("nvlink.", "pcie.")) and more > MANY)
+        if (name in PROVING and more) or (name.startswith(("nvlink.", "pcie.")) and more > MANY)
     ]
     return f"errors were counted meanwhile: {', '.join(grew)}" if grew else ""
 
