@@ -81,7 +81,7 @@ class Measuring:
             HostcheckError: nothing can be measured here, in one line with what to do.
         """
         from hostcheck.bench.options import read_options
-        from hostcheck.bench.session import choose, lacking, look, measure, plan
+        from hostcheck.bench.session import choose, gpus_on_bus, lacking, look, measure, plan
         from hostcheck.registry import load_benches
         from hostcheck.snapshot.local import INTERRUPTED as NOTE
         from hostcheck.snapshot.local import collect
@@ -95,7 +95,7 @@ class Measuring:
         reading = collect([asked]).readings["gpu.nvml"]
         if reading.note == NOTE:
             raise click.Abort
-        host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), on_bus=gpus_on_bus())
         if self.gpus and host.why_none:
             raise HostcheckError(host.why_none)
         can, missing = lacking(wanted, host, named=bool(names or self.names))
