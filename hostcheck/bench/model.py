@@ -24,6 +24,10 @@ HEAT = ("hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown")
 PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
 
 
+UNVERIFIED = "its output was not verified"
+"""Why such a number is invalid."""
+
+
 class Level(IntEnum):
     """How much is measured: a whole host in under a minute, in five, in an hour, and until told to stop."""
 

@@ -166,7 +166,9 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def session(**changes: object) -> Session:
-    measured = Measurement(bench="hbm.triad", subject="gpu[0-3]", unit="GB/s", value=3100.0, samples=(3100.0,))
+    measured = Measurement(
+        bench="hbm.triad", subject="gpu[0-3]", unit="GB/s", value=3100.0, samples=(3100.0,), verified=True
+    )
     made = Session(tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(measured,))
     return replace(made, **changes)  # type: ignore[arg-type]
 
