@@ -100,8 +100,9 @@ def _sample(torch: Any, device: Any, lab: Lab, case: str, seconds: float) -> Sam
         case=case,
         limit=100.0,
         limit_source="all of the shorter one",
-        settings={"bytes": SIZE, "m, n, k": gemm.SQUARE, "products": products, "input": f"random, seed {gemm.SEED}"},
+        settings={"bytes": SIZE, "m, n, k": gemm.SQUARE, "input": f"random, seed {gemm.SEED}"},
         details={
+            "products": products,
             "copy, GB/s": SIZE / copying / 1e9,
             "products, seconds": computing,
             "copy, seconds": copying,
