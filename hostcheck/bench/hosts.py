@@ -66,7 +66,11 @@ def measurement(found: Found, subject: str) -> Measurement:
         case=told.case,
         statistic=told.statistic,
         samples=samples,
-        settings={**told.settings, "hosts": len({name for name, _, _ in found.who})},
+        settings={
+            **told.settings,
+            "hosts": len({name for name, _, _ in found.who}),
+            "devices": ", ".join(sorted({name for _, _, name in found.who})),
+        },
         verified=told.verified,
         invalid=fault(told, Conditions(), ceilings=Ceilings()),
         details=told.details,
