@@ -146,6 +146,10 @@ def _take(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome]) 
             wrong = ["; ".join(f"{host}: {why}" for host, why in outcome.failed.items())]
         if wrong:
             between.failed[pair] = wrong[0]
+        elif made[0].invalid:
+            # The two do talk to each other; how fast is not known, which says nothing against either.
+            pairing.record(pair, True)
+            continue
         else:
             rates[pair] = made[0].value or 0.0
         pairing.record(pair, False if wrong else None)

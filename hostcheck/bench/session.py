@@ -100,7 +100,8 @@ def look(reading: Reading, chosen: str = "", visible: str | None = None, *, on_b
     wanted = log.gpus
     if chosen or visible is not None:
         who, text = ("--gpus", chosen) if chosen else ("CUDA_VISIBLE_DEVICES", visible or "")
-        wanted = _chosen(log.gpus, text, who, log.unreadable) if text.strip() not in ("", "-1") else ()
+        nothing = not chosen and text.strip() in ("", "-1")
+        wanted = () if nothing else _chosen(log.gpus, text, who, log.unreadable)
     else:
         for line in log.unreadable:
             name, _, why = line.partition(": ")

@@ -21,7 +21,7 @@ from hostcheck.bench.model import Level
 from hostcheck.cli import bench_nccl
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import clear_progress, progress, write
+from hostcheck.cli.options import clear_progress, look_ahead, progress, write
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.render import FORMATS
@@ -205,6 +205,7 @@ def run(
     from hostcheck.facts.host import traits
     from hostcheck.render.bench import render_session
 
+    look_ahead(save, output)
     checklist = judging.checklist()
     if "*" in checklist.only:
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
@@ -218,8 +219,10 @@ def run(
     judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
     if (style or "text") == "text" and output is None:
         click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
-    code = view.run(judged)
-    click.echo(kept, err=True)
+    try:
+        code = view.run(judged)
+    finally:
+        click.echo(kept, err=True)
     if interrupted:
         click.echo("hostcheck: interrupted; what had not been measured by then is unknown above", err=True)
         code = INTERRUPTED
@@ -305,6 +308,7 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
     from hostcheck.registry import load_checks
     from hostcheck.render.json import encoded
 
+    look_ahead(file)
     session, interrupted = (read(source), False) if source else measuring.session()
     if interrupted:
         raise HostcheckError(f"interrupted: {file} was not written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -101,6 +102,24 @@ def write(path: Path, data: bytes, *, private: bool = False) -> None:
             raise
     except OSError as problem:
         raise HostcheckError(f"{path}: cannot be written: {problem.strerror}") from None
+
+
+def look_ahead(*paths: Path | None) -> None:
+    """Make sure, before what is to be written takes its time, that files can be made where `write` shall put them.
+
+    Raises:
+        HostcheckError: one cannot; in the words of `write`.
+    """
+    for path in paths:
+        if path is None or path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir()):
+            continue
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                pass
+        except OSError as problem:
+            raise HostcheckError(f"{path}: cannot be written: {problem.strerror}") from None
 
 
 def progress() -> Callable[[str, int], None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -295,11 +296,35 @@ def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: sign
     assert "interrupted" in out
 
 
-def test_what_cannot_be_kept_is_shown_all_the_same(tmp_path: Path) -> None:
-    code, out, err = bench("fake.turns", "--save", "/nowhere/kept.tar.gz", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fake.turns", "--save", "/nowhere/file"), ("fake.turns", "-o", "/nowhere/file"),
+        ("record", "/nowhere/file", "fake.turns"), ("nccl", "--hosts", "a,b", "-o", "/nowhere/file"),
+    ],
+)  # fmt: skip
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    code, out, err = bench(*arguments, cwd=tmp_path)
+    assert (code, out, err) == (2, "", "hostcheck: /nowhere/file: cannot be written: No such file or directory\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    try:
+        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        full.open("rb").close()
+    except OSError:
+        pytest.skip("no devices can be made here")
+    code, out, err = bench("fake.turns", "--save", str(full), cwd=tmp_path)
     assert "fake.turns" in out
-    assert "the measurements were not kept: /nowhere/kept.tar.gz: cannot be written" in err
+    assert f"the measurements were not kept: {full}: cannot be written: No space left" in err
     assert code != 2
+    code, _, err = bench("fake.turns", "-o", str(full), cwd=tmp_path)
+    assert code == 2
+    assert "Kept in hostcheck-bench-" in err
+    assert len(kept(tmp_path).measurements) == 1
 
 
 def test_list_and_explain(tmp_path: Path) -> None:

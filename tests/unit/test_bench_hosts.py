@@ -12,6 +12,7 @@ from hostcheck.bench import hosts
 from hostcheck.bench.collective import MARK
 from hostcheck.bench.hosts import Between, by_pairs
 from hostcheck.bench.ranks import Case, Launch, Outcome, read_found
+from hostcheck.cli.bench_nccl import _code
 from hostcheck.fleet.targets import Target
 from hostcheck.render.json import encoded
 
@@ -28,11 +29,12 @@ def searched(
     cases: list[Case] = CASES,
     absent: Collection[int] = (),
     floor: float | None = None,
+    scatter: tuple[float, ...] = (1.0,) * 5,
 ) -> Between:
     """Let hosts find out who is slow, where `rate` tells GB/s of a pair by its numbers and the bytes."""
 
     def found(pair: tuple[int, int], size: int) -> Any:
-        seconds = [size / 1e9 / rate(frozenset(pair), size)] * 5
+        seconds = [size / 1e9 / rate(frozenset(pair), size) * share for share in scatter]
         document = {
             "operation": "all-reduce", "bytes": size, "ranks": 2, "seconds": seconds, "per_rank": seconds[:2],
             "wrong": {}, "log": LOG, "who": [["a", 0, "cpu"], ["b", 0, "cpu"]], "torch": "2",
@@ -101,6 +103,15 @@ def test_only_the_first_size_says_what_is_normal(monkeypatch: pytest.MonkeyPatch
     found = searched(monkeypatch, 7, lambda pair, size: 0.1 if size < GIB else 20.0 if 6 in pair else 40.0, cases=cases)
     assert found.verdict is not None
     assert found.verdict.bad == ("n6",)
+
+
+def test_numbers_that_scatter_are_unknown_and_accuse_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = (0.5, 0.8, 1.0, 1.5, 2.0)
+    found = searched(monkeypatch, 4, lambda pair, _: 4.0 if 1 in pair else 40.0, scatter=wild)
+    assert found.verdict is not None
+    assert (found.verdict.bad, found.failed) == ((), {})
+    assert _code(found, None) == 3
+    assert _code(searched(monkeypatch, 4, lambda pair, _: 40.0), None) == 0
 
 
 def test_a_floor_and_a_host_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
