@@ -204,6 +204,7 @@ def run(
     from hostcheck.facts.base import Facts
     from hostcheck.facts.host import traits
     from hostcheck.render.bench import render_session
+    from hostcheck.snapshot.local import INTERRUPTED as NOTE
 
     look_ahead(save, output)
     checklist = judging.checklist()
@@ -214,17 +215,18 @@ def run(
     floors = Floors((*shipped_layers(checklist.role, gpus=True), *layers, *checklist.layers))
     session, interrupted = measuring.session(floors=floors)
     snapshot = with_results(_snapshot(), session)
+    interrupted = interrupted or any(reading.note == NOTE for reading in snapshot.readings.values())
     kept = _keep(snapshot, save)
-    facts = Facts(snapshot)
-    judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
-    if (style or "text") == "text" and output is None:
-        click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
     try:
+        facts = Facts(snapshot)
+        judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
+        if (style or "text") == "text" and output is None:
+            click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
         code = view.run(judged)
     finally:
         click.echo(kept, err=True)
     if interrupted:
-        click.echo("hostcheck: interrupted; what had not been measured by then is unknown above", err=True)
+        click.echo("hostcheck: interrupted; what had not been measured or read by then is unknown above", err=True)
         code = INTERRUPTED
     ctx.exit(code)
 

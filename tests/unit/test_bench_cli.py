@@ -9,15 +9,17 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bench_fakes
-from hostcheck.bench.model import Session
+from hostcheck.bench.model import Measurement, Session
 from hostcheck.facts.bench import parse_results
 from hostcheck.snapshot.archive import read_archive
+from support import host
 
 TESTS = Path(bench_fakes.__file__).parent
 # What a plug-in's entry point would do: the fakes are in the register before the command begins.
@@ -307,6 +309,24 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, argume
     code, out, err = bench(*arguments, cwd=tmp_path)
     assert (code, out, err) == (2, "", "hostcheck: /nowhere/file: cannot be written: No such file or directory\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_host_is_read_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from hostcheck.cli import bench as cli
+    from hostcheck.snapshot.reading import Ending, Reading
+
+    measured = Measurement(bench="hbm.read", subject="gpu0", unit="GB/s", value=1.0, samples=(1.0,), verified=True)
+    session = Session(tool="t", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(measured,))
+    bare = host("bare")
+    cut = Reading("gpu.smi", Ending.KILLED, note="interrupted")
+    monkeypatch.setattr(cli.Measuring, "session", lambda self, floors: (session, False))
+    monkeypatch.setattr(cli, "_snapshot", lambda: replace(bare, readings={**bare.readings, "gpu.smi": cut}))
+    done = CliRunner().invoke(cli.command, ["run", "--save", str(tmp_path / "kept.tar.gz")])
+    assert done.exit_code == 130, done.output
+    assert "Kept in" in done.output
+    assert parse_results(read_archive(tmp_path / "kept.tar.gz").reading("bench.results")).measurements
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
