@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -363,7 +364,9 @@ def _show() -> Callable[[Progress], None]:
         where = f"{told.subjects} alone" if told.alone else told.subjects
         line = f"[{told.step}/{told.steps}] {told.bench} on {where}, {told.left:.0f} s left"
         if live:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            # A line that is wrapped could not be taken away again.
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            click.echo(f"\r\x1b[K{line[: width - 1]}", err=True, nl=False)
         elif told.got is None:
             click.echo(line, err=True)
 
@@ -388,7 +391,9 @@ def _keep(snapshot: Snapshot, save: Path | None) -> str:
 
     name = re.sub(r"[^\w.-]", "_", snapshot.manifest.hostname)
     at = dt.datetime.fromtimestamp(snapshot.manifest.time).strftime("%Y%m%d-%H%M%S")
-    target = save or Path(f"hostcheck-bench-{name}-{at}.tar.gz")
+    own = (Path(f"hostcheck-bench-{name}-{at}{more}.tar.gz") for more in chain([""], (f"-{n}" for n in count(2))))
+    # Two that measure at once, each its own GPUs, can end in the same second.
+    target = save or next(path for path in own if not path.exists())
     packed = io.BytesIO()
     write_archive(snapshot, packed)
     try:

@@ -311,6 +311,14 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, argume
     assert not list(tmp_path.iterdir())
 
 
+def test_two_that_end_in_the_same_second_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hostcheck.cli.bench import _keep
+
+    monkeypatch.chdir(tmp_path)
+    said = [_keep(host("bare"), None) for _ in range(3)]
+    assert len(set(said)) == len(list(tmp_path.iterdir())) == 3
+
+
 def test_ctrl_c_while_the_host_is_read_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
