@@ -106,6 +106,15 @@ def test_one_flipped_bit_is_noticed(cache, nvrtc):
     assert kernels.compiled("hold", "sm_90a") == first
 
 
+def test_a_pipe_in_place_of_an_entry_holds_nobody_up(cache, nvrtc):
+    first = kernels.compiled("hold", "sm_90a")
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    os.mkfifo(kept)
+    assert kernels.compiled("hold", "sm_90a") == first
+    assert kept.is_file()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
 def test_what_somebody_else_put_there_is_not_run(cache, nvrtc, monkeypatch):
     kernels.compiled("hold", "sm_90a")
