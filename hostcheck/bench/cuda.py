@@ -1,7 +1,7 @@
 """GPUs through the CUDA driver: memory, streams, events and launches, as far as benchmarks need them.
 
-A thin layer over cuda-bindings that adds types, freed memory and errors that say what to do. It uses the primary
-context, which torch uses too, so that both can be measured side by side in one process.
+A thin layer over the calls of `cuda_calls` that adds types and frees memory. It uses the primary context, which torch
+uses too, so that both can be measured side by side in one process.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from hostcheck.bench.hostmem import HostMemory
 
 Argument: TypeAlias = "Buffer | HostBuffer | ctypes._SimpleCData[Any] | ctypes.Structure"
 
-# Within `Stream.hold`: what may be queued (a launch, a copy and an event count one each) without waiting for room.
-QUEUE = 500
 # When a held stream goes on by itself, in case that something queued on it waits for the GPU.
 _HOLD_NS = 2_000_000_000
 
@@ -175,8 +173,9 @@ class Stream:
     def hold(self) -> Iterator[None]:
         """Let nothing that is queued within, here or on a stream that waits for this one, run before the block ends.
 
-        At most `QUEUE` pieces of work may be queued within, and nothing that waits for the GPU: no allocation, no
-        pageable copy, no kernel that was never launched. At the end of the block all of it has run.
+        At most 500 launches, copies and events may be queued within, for which there is room, and nothing that waits
+        for the GPU: no allocation, no pageable copy, no kernel that was never launched. At the end of the block all of
+        it has run.
 
         Raises:
             CudaError: the host took longer than two seconds, so that times are void.
@@ -322,19 +321,13 @@ def _value(argument: Argument) -> Any:
 
 
 class Kernel:
-    """A function of a compiled file.
-
-    Attributes:
-        registers: of each thread.
-        local_bytes: of each thread in local memory; more than 0 where registers were spilled.
-    """
+    """A function of a compiled file."""
 
     def __init__(self, device: Device, module: Any, name: str) -> None:
         self.device = device
         self.name = name
         self.handle = call("cuModuleGetFunction", module, name.encode())
-        self.registers = self.attribute("NUM_REGS")  # asking also loads it, which must not happen in `Stream.hold`
-        self.local_bytes = self.attribute("LOCAL_SIZE_BYTES")
+        self.attribute("NUM_REGS")  # asking also loads it, which must not happen in `Stream.hold`
 
     def attribute(self, name: str) -> int:
         """Return an attribute, such as "MAX_THREADS_PER_BLOCK"."""
@@ -355,11 +348,6 @@ class Kernel:
             self.device.use()
             call("cuFuncSetAttribute", self.handle, wanted, shared)
         return Launch(self, _triple(grid), _triple(block), shared, args)
-
-    def blocks_per_sm(self, threads: int, shared: int = 0) -> int:
-        """Return how many blocks fit on a multiprocessor at the same time."""
-        self.device.use()
-        return int(call("cuOccupancyMaxActiveBlocksPerMultiprocessor", self.handle, threads, shared))
 
 
 def _triple(size: int | tuple[int, int, int]) -> tuple[int, int, int]:

@@ -235,7 +235,8 @@ def test_a_kernel_that_does_not_compile_shows_the_log(nvrtc):
 
 def test_without_a_driver_it_is_one_line():
     program = (
-        "from hostcheck.bench.cuda import CudaError, Device\ntry: Device()\nexcept CudaError as problem: print(problem)"
+        "from hostcheck.bench.cuda import Device\nfrom hostcheck.bench.cuda_calls import CudaError\n"
+        "try: Device()\nexcept CudaError as problem: print(problem)"
     )
     pytest.importorskip("cuda.bindings")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
