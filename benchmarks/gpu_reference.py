@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import bench_lab
 from hostcheck.bench.cuda import Buffer, Device, Stream
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.microbench import copies, gemm, hbm, peers, tensor_chain, tensor_pipe
+from hostcheck.microbench import copies, gemm, gemm_forms, hbm, peers, tensor_chain, tensor_pipe
 
 ROUNDS = 9
 _EACH = 10
@@ -284,22 +284,22 @@ def products(gpus: tuple[BenchGpu, ...]) -> Iterator[Pair]:
             reference=plain,
             reference_name=f"a loop of {called}",
             least=0.99,
-            limit=gemm._limit(gpu, gemm.FORMS[name])[0],
+            limit=gemm._limit(gpu, gemm_forms.FORMS[name])[0],
         )
-        wrong = [gemm.check(torch, problem, gemm.FORMS[name].bound)[1] for problem in problems]
+        wrong = [gemm.check(torch, problem, gemm_forms.FORMS[name].bound)[1] for problem in problems]
         assert not any(wrong), wrong
         del problems, other
         torch.cuda.empty_cache()
 
 
-def _plain_product(torch: Any, device: Any, name: str, shape: gemm.Shape) -> Callable[[], object]:
+def _plain_product(torch: Any, device: Any, name: str, shape: gemm_forms.Shape) -> Callable[[], object]:
     """Return a product as anybody would write it: one pair of factors, a new output each time."""
     m, n, k = shape
     if name.startswith("fp8"):
         # What is multiplied decides how much power it takes: these factors are quantised as ours are.
         kept: dict[str, Any] = {}
         real = torch._scaled_mm
-        problem = gemm.FORMS[name].make(torch, device, shape, 7)
+        problem = gemm_forms.FORMS[name].make(torch, device, shape, 7)
         try:
             torch._scaled_mm = lambda *words, **options: kept.update(words=words, options=options)
             problem.multiply()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, Measurement, Session
+from hostcheck.bench.model import HEAT, PROVING, SLOWDOWNS, UNSTEADY, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
 from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, traits
@@ -91,9 +91,9 @@ def _place(measured: Measurement) -> tuple[str, str, str]:
     return measured.bench, measured.case, measured.subject
 
 
-def _alone(session: Session) -> set[tuple[str, str, str]]:
+def _alone(session: Session) -> dict[tuple[str, str, str], Measurement]:
     """Return what was measured while all other GPUs idled, of what GPUs share at once."""
-    return {_place(measured) for measured in about(session, *SHARED).measurements if measured.alone}
+    return {_place(measured): measured for measured in about(session, *SHARED).measurements if measured.alone}
 
 
 def _open(measured: Measurement) -> Finding:
@@ -144,7 +144,7 @@ def multiprocessors(session: Session, expect: Expect) -> Iterator[Finding]:
     part = about(session, *JUDGES["bench.multiprocessors"])
     for measured in part.measurements:
         wrong, slow = (str(measured.details.get(word) or "") for word in ("wrong_sms", "slow_sms"))
-        if wrong or slow:
+        if wrong or (slow and not measured.invalid):
             found = ((f"computes wrongly: {wrong}", wrong), (f"is slow: {slow}", slow))
             what = "; ".join(words for words, there in found if there)
             yield Finding(
@@ -267,7 +267,8 @@ def alike(session: Session, expect: Expect) -> Iterator[Finding]:
     """Equal parts of one host measure alike.
 
     The slowest GPU sets the pace of all. What is several per cent below its equals under the same load has another
-    clock, temperature, link or memory than they have.
+    clock, temperature, link or memory than they have. A copy that was behind while all GPUs copied at once is excused
+    where it is not behind alone.
     """
     # An audit without measurements does without it.
     from statistics import median
@@ -284,8 +285,15 @@ def alike(session: Session, expect: Expect) -> Iterator[Finding]:
             side = "above" if lower_is_better(measured.unit) else "below"
             say = f"{_value(measured)}, {off:g} % {side} the median of {len(group)} equals ({_number(middle)})"
             finding = expectation.judge(off, subject=measured.subject, say=say, fix=_LOOK, source="hostcheck bench")
-            if finding.status is Status.FAIL and _place(measured) in alone and not measured.alone:
+            again = None if measured.alone else alone.get(_place(measured))
+            if finding.status is Status.FAIL and again is not None:
                 finding = _idle(measured, f"{off:g} % below its equals, {_TOGETHER}; it was measured alone, too")
+                # Alone it can only be faster: what is behind even so is behind for a reason of its own.
+                if not again.invalid and again.value is not None:
+                    off = behind(again, group)
+                    say = f"{_value(again)} alone, and still {off:g} % below the median of {len(group)} equals at once"
+                    own = expectation.judge(off, subject=again.subject, say=say, fix=_LOOK, source="hostcheck bench")
+                    finding = own if own.status is Status.FAIL else finding
             yield finding
 
 
@@ -297,14 +305,22 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     that is too weak does it. A software power cap under a tensor load is no slowdown of this kind, but normal.
     """
     worst: dict[str, tuple[float, str, str]] = {}
+    counted: set[str] = set()
     for measured in session.measurements:
         for subject, conditions in measured.watched.items():
-            for reason, words in SLOWDOWNS.items() if conditions.seconds and subject in session.devices else ():
+            if not conditions.seconds or subject not in session.devices:
+                continue
+            if not conditions.throttled_ns.keys().isdisjoint(HEAT):
+                counted.add(subject)
+            for reason, words in SLOWDOWNS.items():
                 part = conditions.share(reason)
                 worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
         raise NotApplicable("nothing was measured on one GPU alone")
     for subject, (part, words, bench) in worst.items():
+        if subject not in counted and not part:
+            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="NVML counts no slowdowns here")
+            continue
         percent = round(100 * part, 1)
         yield expect(SLOWDOWN).judge(
             percent,
@@ -324,10 +340,12 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
     NVLink and PCIe that repeat what they sent.
     """
     grew: dict[str, dict[str, int]] = {}
+    counted: set[str] = set()
     for measured in session.measurements:
         for subject, conditions in measured.watched.items():
+            counted |= {subject} if conditions.errors else set()
             for name, more in conditions.errors.items():
-                if name in PROVING or name.startswith(("nvlink.", "pcie.")):
+                if more and (name in PROVING or name.startswith(("nvlink.", "pcie."))):
                     own = grew.setdefault(subject, {})
                     own[name] = own.get(name, 0) + more
     watched = [
@@ -339,7 +357,9 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
     if not watched and not grew:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):
-        if not grew.get(subject):
+        if subject not in counted:
+            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="NVML counts no errors here")
+        elif not grew.get(subject):
             yield Finding(status=Status.PASS, subject=subject, summary="no error was counted", observed=0)
         for name, more in grew.get(subject, {}).items():
             yield expect(ERRORS, name).judge(

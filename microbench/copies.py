@@ -105,6 +105,7 @@ def both(lab: Lab) -> Iterator[Sampled]:
         up.poison(to_gpu=True)
         down.poison(to_gpu=False)
         times.append(once())
+        wrong = up.wrong(first, to_gpu=True) + down.wrong(first, to_gpu=False)
         limit, source = _limit(lab, once)
         yield Sampled(
             samples=tuple(2 * SIZE / 1e9 / each for each in times),
@@ -113,7 +114,7 @@ def both(lab: Lab) -> Iterator[Sampled]:
             limit=None if limit is None else 2 * limit,
             limit_source=source and f"twice one direction: {source}",
             settings=_settings(up, case) | {"bytes": "both directions added"},
-            verified=up.wrong(first, to_gpu=True) + down.wrong(first, to_gpu=False) == 0,
+            verified=wrong == 0,
             invalid=up.misplaced(),
         )
 
@@ -132,6 +133,7 @@ def _measure(lab: Lab, *, to_gpu: bool) -> Iterator[Sampled]:
                 times = repeated(lab, one_by_one(once), len(every))
                 sides.poison(to_gpu=to_gpu)
                 times.append(once())
+                wrong = sides.wrong(stream, to_gpu=to_gpu)
                 limit, source = _limit(lab, once)
                 yield Sampled(
                     samples=tuple(sides.moved / 1e9 / each for each in times),
@@ -140,7 +142,7 @@ def _measure(lab: Lab, *, to_gpu: bool) -> Iterator[Sampled]:
                     limit=limit,
                     limit_source=source,
                     settings=_settings(sides, case),
-                    verified=sides.wrong(stream, to_gpu=to_gpu) == 0,
+                    verified=wrong == 0,
                     invalid=sides.misplaced(),
                 )
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hostcheck.bench.cgroup import cpus_left, memory_left
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.model import Scalar
@@ -39,7 +40,13 @@ _NUMBA = "numba is not installed: pip install 'hostcheck[bench]'"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A NUMA node with CPUs that this process may use; `cpus` has one of each core."""
+    """A NUMA node with CPUs that this process may use.
+
+    Attributes:
+        cpus: one of each core, and no more than the time that a container may take is worth.
+        cache_bytes: of its last-level caches together.
+        free_bytes: that can be taken, of the node and of what a container may.
+    """
 
     number: int
     cpus: tuple[int, ...]
@@ -94,8 +101,11 @@ def _node(number: int, cpus: set[int], meminfo: Path, root: str) -> Node:
     words = _read(meminfo).split()
     kib = {label: int(words[words.index(label) + 1]) for label in _AVAILABLE + _RECLAIMED if label in words}
     # Nodes do not say what is available: what files are cached in is.
-    free = kib.get("MemAvailable:") or sum(kib.values())
-    return Node(number, tuple(cores.values()), sum(caches.values()), free * 1024)
+    free = 1024 * (kib.get("MemAvailable:") or sum(kib.values()))
+    room, time_left = memory_left(root), cpus_left(root)
+    most = len(cores) if time_left is None else max(1, int(time_left))
+    least = free if room is None else min(free, room)
+    return Node(number, tuple(cores.values())[:most], sum(caches.values()), least)
 
 
 def _read(path: Path) -> str:
@@ -226,13 +236,16 @@ class _Crew:
             raise self._failed[0]
 
     def _serve(self, number: int, cpu: int) -> None:
-        os.sched_setaffinity(0, {cpu})
+        bound = False
         while True:
             self._begin.wait()
             if self._over:
                 return
             begun = time.perf_counter()
             try:
+                if not bound:
+                    os.sched_setaffinity(0, {cpu})
+                    bound = True
                 self._work(number)
             except Exception as problem:
                 self._failed.append(problem)

@@ -76,7 +76,7 @@ def _quanta(lab: Lab, subject: str, cpu: int, budget: float) -> Sampled:
     usual = median(spans) / 1e3
     parts = [spans[len(spans) * part // _PARTS : len(spans) * (part + 1) // _PARTS] for part in range(_PARTS)]
     return Sampled(
-        samples=tuple(percentile(part, 99.9) / 1e3 - usual for part in parts),
+        samples=tuple((percentile(part, 99.9) - median(part)) / 1e3 for part in parts),
         unit="us",
         subject=subject,
         settings={"work": "blake2b", "us of a piece": QUANTUM_US},

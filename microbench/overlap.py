@@ -11,7 +11,7 @@ from hostcheck.bench.lab import Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.registry import bench
 
-from . import gemm
+from . import gemm, gemm_forms
 
 SIZE = 512 << 20
 """Bytes of a copy: some 10 ms over PCIe 5."""
@@ -37,7 +37,7 @@ def copy(lab: Lab) -> Iterator[Sampled]:
     """
     import torch
 
-    gemm.available(torch, lab.gpu, "bf16")
+    gemm_forms.available(torch, lab.gpu, "bf16")
     device = torch.device("cuda", lab.gpu.ordinal)
     with torch.cuda.device(device):
         try:
@@ -48,9 +48,9 @@ def copy(lab: Lab) -> Iterator[Sampled]:
 
 
 def _sample(torch: Any, device: Any, lab: Lab, case: str, seconds: float) -> Sampled:
-    form = gemm.FORMS["bf16"]
-    problem = form.make(torch, device, _SHAPE, gemm.SEED)
-    draw = torch.Generator(device).manual_seed(gemm.SEED)
+    form = gemm_forms.FORMS["bf16"]
+    problem = form.make(torch, device, _SHAPE, gemm_forms.SEED)
+    draw = torch.Generator(device).manual_seed(gemm_forms.SEED)
     source = torch.randint(-(2**62), 2**62, (SIZE // 8,), dtype=torch.int64, device=device, generator=draw)
     target = torch.empty_like(source)
     host = torch.empty(SIZE // 8, dtype=torch.int64, pin_memory=True)
@@ -100,8 +100,9 @@ def _sample(torch: Any, device: Any, lab: Lab, case: str, seconds: float) -> Sam
         case=case,
         limit=100.0,
         limit_source="all of the shorter one",
-        settings={"bytes": SIZE, "m, n, k": gemm.SQUARE, "products": products, "input": f"random, seed {gemm.SEED}"},
+        settings={"bytes": SIZE, "m, n, k": gemm.SQUARE, "input": f"random, seed {gemm_forms.SEED}"},
         details={
+            "products": products,
             "copy, GB/s": SIZE / copying / 1e9,
             "products, seconds": computing,
             "copy, seconds": copying,

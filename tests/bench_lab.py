@@ -40,11 +40,13 @@ def gpus() -> tuple[BenchGpu, ...]:
 
     import pynvml
 
-    from hostcheck.bench.cuda import CudaError, Device, call, count
+    from hostcheck.bench.cuda import Device
+    from hostcheck.bench.cuda_calls import CudaError, call, start
     from hostcheck.gpu_table import find
 
     try:
-        many = count()
+        start()
+        many = call("cuDeviceGetCount")
     except CudaError:
         return ()
     pynvml.nvmlInit()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hostcheck.bench.collective import Ranks
-from hostcheck.microbench import gemm
+from hostcheck.microbench import gemm, gemm_forms
 
 SHAPE = (1280, 192, 256)
 """More rows than one strip of the check."""
@@ -19,8 +19,8 @@ SHAPE = (1280, 192, 256)
 
 def product(name: str) -> dict[str, Any]:
     """Multiply in a format, and judge the output as it is and with one element wrong."""
-    form = gemm.FORMS[name]
-    problem = form.make(torch, torch.device("cpu"), SHAPE, gemm.SEED)
+    form = gemm_forms.FORMS[name]
+    problem = form.make(torch, torch.device("cpu"), SHAPE, gemm_forms.SEED)
     unwritten = gemm.check(torch, problem, form.bound)[1]
     if name in ("mxfp8", "nvfp4"):
         # No CPU multiplies these; the library's part is done in FP64 and rounded as it would be.
@@ -63,7 +63,7 @@ def scaled(name: str) -> dict[str, Any]:
 
     real, torch._scaled_mm = torch._scaled_mm, multiply
     try:
-        gemm.FORMS[name].make(torch, torch.device("cpu"), (300, 192, 256), 1).multiply()
+        gemm_forms.FORMS[name].make(torch, torch.device("cpu"), (300, 192, 256), 1).multiply()
     finally:
         torch._scaled_mm = real
     return kept

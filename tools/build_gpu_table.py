@@ -65,7 +65,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "b100-sxm": {"disputed": ["pcie"]},
     "gb200": {"clocks": {"memory_mhz": 3996}, "source": {"clocks": ["MLE", RECORDED]}},
     "b300-sxm6": {"rounded": ["int8"], "disputed": ["pcie"]},
-    "gb300": {"rounded": ["int8", "fp64", "fp64_tensor"], "source": {"clocks": [ARITHMETIC]}},
+    "gb300": {"rounded": ["int8", "fp64", "fp64_tensor"], "source": {"clocks": [ARITHMETIC], "c2c": ["BWU_BLOG"]}},
     "rtx-pro-6000-bw-server": {"source": {"clocks": [ARITHMETIC]}},
     "rtx-pro-6000-bw-maxq": {"clocks": {"memory_mhz": 14001}, "source": {"clocks": ["RTXPRO_WP", RECORDED]}},
     "rtx-4090": {"pci": ["2684"], "rate_variant": "geforce"},

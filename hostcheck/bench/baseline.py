@@ -30,6 +30,7 @@ _NOISE = 2.0
 """So many standard errors of both medians are noise."""
 _OF_GPUS = ("hostcheck", "kernel", "driver", "CUDA driver")
 """Versions that every number of a GPU depends on."""
+_LARGEST = 64 << 20
 _MARGIN = 0.95
 """Share of the lowest number that becomes a floor: 5 % below, the rule of SuperBench."""
 _MARGIN_TIMES = 1.3
@@ -75,11 +76,14 @@ def read(path: Path) -> Session:
         HostcheckError: the file cannot be read, or is neither.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
     except OSError as problem:
         raise HostcheckError(f"{path}: {problem.strerror}") from None
     try:
         if content[:1] == b"{":
+            if len(content) > _LARGEST:
+                raise HostcheckError(f"{path}: it is larger than {_LARGEST >> 20} MiB, as no measurements are")
             return read_session(content)
         from hostcheck.facts.bench import parse_results
         from hostcheck.snapshot.archive import read_archive
@@ -121,7 +125,9 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
 
 
 def _key(measured: Measurement) -> tuple[str, str, str, bool]:
-    return measured.bench, measured.case, measured.subject, measured.alone
+    # Two GPUs that copy to each other are the same pair in either order.
+    pair = re.fullmatch(r"(gpu\d+)-(gpu\d+)", measured.subject)
+    return measured.bench, measured.case, "-".join(sorted(pair.groups())) if pair else measured.subject, measured.alone
 
 
 def _beside(session: Session) -> set[tuple[str, str, str, bool]]:
@@ -137,8 +143,10 @@ def _name(measured: Measurement) -> str:
 def _differs(baseline: Session, now: Session, before: Measurement, measured: Measurement) -> str:
     """Say why two measurements cannot be compared; an empty string where they can."""
     for what, each in (("the baseline", before), ("the new number", measured)):
-        if each.invalid or not each.value:
+        if each.invalid or each.value is None:
             return f"{what} is invalid: {each.invalid or 'there is none'}"
+    if not before.value:
+        return "the baseline is 0"
     then, today = _models(baseline, before), _models(now, measured)
     if then != today or "unknown" in then:
         return f"another GPU: {', '.join(then)} then, {', '.join(today)} now"
@@ -153,7 +161,10 @@ def _differs(baseline: Session, now: Session, before: Measurement, measured: Mea
 
 
 def _models(session: Session, measured: Measurement) -> list[str]:
-    """Return the models of the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for the host."""
+    """Return the models of the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for hosts."""
+    if "hosts" in measured.settings:
+        # Hosts may be called gpu01; what they have is among the settings.
+        return []
     found = [session.devices.get(f"gpu{index}", {}).get("name", "unknown") for index in _indices(measured.subject)]
     return sorted(set(found))
 
@@ -185,7 +196,7 @@ def _renamed(baseline: Session, now: Session) -> Session:
 
 def _compared(before: Measurement, measured: Measurement, tolerance: float) -> Compared:
     assert before.value
-    assert measured.value
+    assert measured.value is not None
     change = 100 * (measured.value / before.value - 1)
     if lower_is_better(measured.unit):
         change, tolerance = -change, tolerance * _TIMES
@@ -241,7 +252,8 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
         if id in keys and not measured.invalid and measured.value:
             groups.setdefault(f"{id}[{_name(measured)}]", []).append(measured)
     lines = [
-        f"# Floors from hostcheck bench of {session.taken}, {session.level}. For --site, or /etc/hostcheck/site.toml."
+        f"# Floors from hostcheck bench of {_plain(session.taken)}, {_plain(session.level)}. "
+        "For --site, or /etc/hostcheck/site.toml."
     ]
     ids = sorted({told["pci_id"] for told in session.devices.values() if "pci_id" in told})
     if ids:
@@ -262,7 +274,7 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
         source = (
             f"hostcheck bench, {session.taken[:10]}: {middle:.5g} {group[0].unit} on {fold_line(subjects)}, {margin}"
         )
-        lines += ["", f'[expect."{name}"]', f"{word} = {float(f'{value:.4g}')!r}", f"source = {_quoted(source)}"]
+        lines += ["", f"[expect.{_quoted(name)}]", f"{word} = {float(f'{value:.4g}')!r}", f"source = {_quoted(source)}"]
     if not found:
         raise HostcheckError("there is no valid number to make a floor of")
     return "\n".join(lines) + "\n"
@@ -273,4 +285,8 @@ def _toml(values: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in text) + '"'
+    return f'"{_plain(text)}"'
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in text)

@@ -324,8 +324,8 @@ class Sampler:
             power_w=_most(sample.power_w for sample in samples),
             power_limit_w=gpu.power_limit(),
             temperature_c=_most(sample.temperature_c for sample in samples),
-            throttled_ns={reason: more for reason, more in slowed.items() if more},
-            errors={name: now[name] - before[name] for name in now if now[name] > before.get(name, now[name])},
+            throttled_ns=slowed,
+            errors={name: max(0, now[name] - before[name]) for name in now if name in before},
             others=gpu.others(self._ours),
             joules=None if None in joules or not joules else sum(_known(joules)),
         )

@@ -1,7 +1,7 @@
 """GPUs through the CUDA driver: memory, streams, events and launches, as far as benchmarks need them.
 
-A thin layer over cuda-bindings that adds types, freed memory and errors that say what to do. It uses the primary
-context, which torch uses too, so that both can be measured side by side in one process.
+A thin layer over the calls of `cuda_calls` that adds types and frees memory. It uses the primary context, which torch
+uses too, so that both can be measured side by side in one process.
 """
 
 from __future__ import annotations
@@ -15,114 +15,13 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from hostcheck.bench import kernels
+from hostcheck.bench.cuda_calls import NVIDIA_SMI, CudaError, call, driver, failed, start
 from hostcheck.bench.hostmem import HostMemory
-from hostcheck.errors import HostcheckError
 
 Argument: TypeAlias = "Buffer | HostBuffer | ctypes._SimpleCData[Any] | ctypes.Structure"
 
-# Within `Stream.hold`: what may be queued (a launch, a copy and an event count one each) without waiting for room.
-QUEUE = 500
 # When a held stream goes on by itself, in case that something queued on it waits for the GPU.
 _HOLD_NS = 2_000_000_000
-
-_NVIDIA_SMI = "nvidia-smi shows what runs there"
-
-# What the driver's errors mean to who runs a benchmark. The names are those of CUresult, without CUDA_ERROR_.
-_ADVICE = {
-    "OUT_OF_MEMORY": f"the GPU's memory is full; {_NVIDIA_SMI}",
-    "NO_DEVICE": "this process sees no GPU; see CUDA_VISIBLE_DEVICES, and whether the container was given GPUs",
-    "INVALID_DEVICE": "there is no such GPU in this process; see CUDA_VISIBLE_DEVICES",
-    "DEVICE_UNAVAILABLE": f"the GPU is taken (compute mode exclusive or prohibited); {_NVIDIA_SMI}",
-    "SYSTEM_NOT_READY": "start nvidia-fabricmanager (NVSwitch), or wait until confidential computing is ready",
-    "SYSTEM_DRIVER_MISMATCH": "libcuda and the kernel module are of different versions: reboot, or reload the module",
-    "COMPAT_NOT_SUPPORTED_ON_DEVICE": "the compatibility libcuda is not for this GPU: take it off LD_LIBRARY_PATH",
-    "STUB_LIBRARY": "a stub libcuda was loaded: take it off LD_LIBRARY_PATH",
-    "NO_BINARY_FOR_GPU": f"the driver is older than the compiler of the kernels: {kernels.INSTALL}",
-    "UNSUPPORTED_PTX_VERSION": f"the driver is older than the compiler of the kernels: {kernels.INSTALL}",
-    "INVALID_IMAGE": f"the driver is older than the compiler of the kernels: {kernels.INSTALL}",
-    "OPERATING_SYSTEM": "the driver could not get what it needs from the kernel; see ulimit -l, and dmesg for Xids",
-    "ECC_UNCORRECTABLE": "memory of the GPU is damaged: drain the host, then reset the GPU; see dmesg for Xids",
-    "CONTAINED": "memory of the GPU is damaged: drain the host, then reset the GPU; see dmesg for Xids",
-    "NVLINK_UNCORRECTABLE": "an NVLink failed: drain the host, then reset the GPU; see dmesg for Xids",
-    "MPS_CONNECTION_FAILED": "the MPS daemon does not answer: see CUDA_MPS_PIPE_DIRECTORY",
-    "PEER_ACCESS_UNSUPPORTED": "the GPUs have no peer access",
-    "NOT_SUPPORTED": "the driver does not offer this here, as with confidential computing or a vGPU",
-    "UNKNOWN": "see dmesg for Xids; the GPU may have to be reset",
-    "LAUNCH_FAILED": "a kernel failed; see dmesg for Xids",
-    "ILLEGAL_ADDRESS": "a kernel failed; see dmesg for Xids",
-}
-
-
-class CudaError(HostcheckError):
-    """A call of the driver failed: one line with the error's name and what to do.
-
-    Attributes:
-        name: of the CUresult without "CUDA_ERROR_", such as "OUT_OF_MEMORY"; "" where no driver is there.
-    """
-
-    def __init__(self, message: str, name: str = "") -> None:
-        super().__init__(message)
-        self.name = name
-
-
-@cache
-def driver() -> Any:
-    """Return the module of the driver's calls.
-
-    Raises:
-        CudaError: cuda-bindings is not installed.
-    """
-    try:
-        from cuda.bindings import driver
-    except ImportError as problem:
-        raise CudaError(f"the GPU cannot be used: {problem}; {kernels.INSTALL}") from None
-    return driver
-
-
-def call(name: str, *args: Any) -> Any:
-    """Call a function of the driver, such as "cuMemAlloc", and return what it gives beside its status.
-
-    Raises:
-        CudaError: it failed, or the driver has no such function.
-    """
-    bound = driver()
-    try:
-        status, *rest = getattr(bound, name)(*args)
-    except RuntimeError as problem:
-        raise CudaError(_no_driver(str(problem))) from None
-    if int(status) != 0:
-        raise failed(name, status)
-    return rest[0] if len(rest) == 1 else tuple(rest)
-
-
-def failed(name: str, status: Any) -> CudaError:
-    """Return the error for a status."""
-    short = status.name.removeprefix("CUDA_ERROR_")
-    advice = _ADVICE.get(short)
-    return CudaError(f"{name}: {short}" + (f": {advice}" if advice else ""), short)
-
-
-def _no_driver(said: str) -> str:
-    if said.startswith("Function "):
-        return f"the NVIDIA driver is too old: {said}"
-    return "no NVIDIA driver: libcuda.so.1 cannot be loaded; install the driver, or give the container GPUs"
-
-
-def start() -> tuple[int, int]:
-    """Start the driver and return the CUDA version that it supports, such as (13, 0).
-
-    Raises:
-        CudaError: there is no driver, or no GPU that it can use.
-    """
-    call("cuInit", 0)
-    version = call("cuDriverGetVersion")
-    return version // 1000, version % 1000 // 10
-
-
-def count() -> int:
-    """Return how many GPUs this process sees."""
-    start()
-    return int(call("cuDeviceGetCount"))
 
 
 class Buffer:
@@ -140,7 +39,7 @@ class Buffer:
             free, total = device.memory()
             raise CudaError(
                 f"{size / 2**30:.1f} GiB of GPU memory cannot be had: {free / 2**30:.1f} of {total / 2**30:.1f} GiB "
-                f"are free; {_NVIDIA_SMI}",
+                f"are free; {NVIDIA_SMI}",
                 problem.name,
             ) from None
         device.owned.append(self)
@@ -274,8 +173,9 @@ class Stream:
     def hold(self) -> Iterator[None]:
         """Let nothing that is queued within, here or on a stream that waits for this one, run before the block ends.
 
-        At most `QUEUE` pieces of work may be queued within, and nothing that waits for the GPU: no allocation, no
-        pageable copy, no kernel that was never launched. At the end of the block all of it has run.
+        At most 500 launches, copies and events may be queued within, for which there is room, and nothing that waits
+        for the GPU: no allocation, no pageable copy, no kernel that was never launched. At the end of the block all of
+        it has run.
 
         Raises:
             CudaError: the host took longer than two seconds, so that times are void.
@@ -421,19 +321,13 @@ def _value(argument: Argument) -> Any:
 
 
 class Kernel:
-    """A function of a compiled file.
-
-    Attributes:
-        registers: of each thread.
-        local_bytes: of each thread in local memory; more than 0 where registers were spilled.
-    """
+    """A function of a compiled file."""
 
     def __init__(self, device: Device, module: Any, name: str) -> None:
         self.device = device
         self.name = name
         self.handle = call("cuModuleGetFunction", module, name.encode())
-        self.registers = self.attribute("NUM_REGS")  # asking also loads it, which must not happen in `Stream.hold`
-        self.local_bytes = self.attribute("LOCAL_SIZE_BYTES")
+        self.attribute("NUM_REGS")  # asking also loads it, which must not happen in `Stream.hold`
 
     def attribute(self, name: str) -> int:
         """Return an attribute, such as "MAX_THREADS_PER_BLOCK"."""
@@ -454,11 +348,6 @@ class Kernel:
             self.device.use()
             call("cuFuncSetAttribute", self.handle, wanted, shared)
         return Launch(self, _triple(grid), _triple(block), shared, args)
-
-    def blocks_per_sm(self, threads: int, shared: int = 0) -> int:
-        """Return how many blocks fit on a multiprocessor at the same time."""
-        self.device.use()
-        return int(call("cuOccupancyMaxActiveBlocksPerMultiprocessor", self.handle, threads, shared))
 
 
 def _triple(size: int | tuple[int, int, int]) -> tuple[int, int, int]:

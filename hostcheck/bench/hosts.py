@@ -12,7 +12,7 @@ import msgspec
 
 from hostcheck.bench.bus import sampled
 from hostcheck.bench.model import Conditions, Measurement, Missing
-from hostcheck.bench.pairwise import Pair, Pairing, Verdict, slow
+from hostcheck.bench.pairwise import FEWEST, Pair, Pairing, Verdict, slow
 from hostcheck.bench.ranks import Found, Launch, Outcome, run
 from hostcheck.bench.validity import Ceilings, fault, statistic
 from hostcheck.fleet.targets import Target
@@ -66,7 +66,11 @@ def measurement(found: Found, subject: str) -> Measurement:
         case=told.case,
         statistic=told.statistic,
         samples=samples,
-        settings={**told.settings, "hosts": len({name for name, _, _ in found.who})},
+        settings={
+            **told.settings,
+            "hosts": len({name for name, _, _ in found.who}),
+            "devices": ", ".join(sorted({name for _, _, name in found.who})),
+        },
         verified=told.verified,
         invalid=fault(told, Conditions(), ceilings=Ceilings()),
         details=told.details,
@@ -104,47 +108,66 @@ def by_pairs(
         targets: the hosts.
         make: gives the way to a host.
         launch: what each pair measures; the first case decides.
-        floor: GB/s that a pair must reach; without it, pairs are held against their median.
+        floor: GB/s that a pair must reach; without it, pairs are held against each other, once there are enough.
         tell: called with a line at each round.
     """
     between = Between()
     by_name = {target.name: target for target in targets}
     pairing = Pairing(list(by_name))
+    rates: dict[Pair, float] = {}
+    waiting: list[Pair] = []
     number = 0
-    while pairs := pairing.round():
-        number += 1
-        if tell is not None:
-            tell(f"round {number}: {len(pairs)} pairs of {len(by_name)} hosts")
-        outcomes = _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch)
-        _judge(between, pairing, outcomes, floor)
+    while (pairs := pairing.round()) or waiting:
+        if pairs:
+            number += 1
+            if tell is not None:
+                tell(f"round {number}: {len(pairs)} pairs of {len(by_name)} hosts")
+            outcomes = _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch)
+            found = _take(between, pairing, outcomes)
+            rates |= found
+            waiting += found
+        if not pairs or floor is not None or len(rates) >= FEWEST:
+            _judge(between, pairing, rates, waiting, floor)
+            waiting = []
     between.verdict = pairing.verdict()
     return between
 
 
-def _judge(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome], floor: float | None) -> None:
-    known = [made.value for made in between.measurements if made.value is not None]
+def _take(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome]) -> dict[Pair, float]:
+    """Note the pairs that failed or gave wrong data; return the rates of the others, which are yet to be judged."""
     rates: dict[Pair, float] = {}
-    wrong: dict[Pair, str] = {}
     for pair, outcome in outcomes.items():
-        for host in outcome.absent:
-            between.absent[host] = outcome.failed[host]
         if outcome.absent:
-            continue
-        if outcome.failed:
-            wrong[pair] = "; ".join(f"{host}: {why}" for host, why in outcome.failed.items())
+            between.absent |= {host: outcome.failed[host] for host in outcome.absent}
             continue
         made = [between.note(found, "+".join(pair)) for found in outcome.found]
-        rates[pair] = made[0].value or 0.0
-        if bad := [each.invalid for each in made if not each.verified]:
-            wrong[pair] = bad[0]
-    for pair, why in slow(rates, known, floor).items():
-        wrong.setdefault(pair, f"{rates[pair]:.3g} GB/s is {why}")
+        wrong = [each.invalid for each in made if not each.verified]
+        if outcome.failed:
+            wrong = ["; ".join(f"{host}: {why}" for host, why in outcome.failed.items())]
+        if wrong:
+            between.failed[pair] = wrong[0]
+        elif made[0].invalid:
+            # The two do talk to each other; how fast is not known, which says nothing against either.
+            pairing.record(pair, True)
+            continue
+        else:
+            rates[pair] = made[0].value or 0.0
+        pairing.record(pair, False if wrong else None)
     for host in between.absent:
         pairing.leave(host)
-    for pair, outcome in outcomes.items():
-        if not outcome.absent:
-            pairing.record(pair, pair not in wrong)
-    between.failed |= wrong
+    return rates
+
+
+def _judge(
+    between: Between, pairing: Pairing, rates: Mapping[Pair, float], waiting: Sequence[Pair], floor: float | None
+) -> None:
+    """Hold the rates of the pairs that wait against the floor, or against all others."""
+    known = [rate for pair, rate in rates.items() if pair not in waiting]
+    too_slow = slow({pair: rates[pair] for pair in waiting}, known, floor)
+    for pair in waiting:
+        pairing.record(pair, pair not in too_slow)
+        if pair in too_slow:
+            between.failed[pair] = f"{rates[pair]:.3g} GB/s is {too_slow[pair]}"
 
 
 def _measure_pairs(pairs: Iterable[tuple[Target, Target]], make: Make, launch: Launch) -> dict[Pair, Outcome]:

@@ -17,11 +17,18 @@ SLOWDOWNS = {
     "sync_boost": "sync boost with another GPU",
 }
 
+HEAT = ("hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown")
+"""Which of them drivers since 535 count."""
+
 # Error counters of which a single one counts.
 PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
 
 # How the reason begins where samples scatter.
 UNSTEADY = "unsteady: "
+
+
+UNVERIFIED = "its output was not verified"
+"""Why such a number is invalid."""
 
 
 class Level(IntEnum):
@@ -52,13 +59,13 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What a device did while it was measured. A value that could not be read is None, never 0.
+    """What a device did while it was measured. A value that could not be read is None, or not there, and never 0.
 
     Attributes:
         sm_mhz, mem_mhz: median clocks during the samples; `sm_mhz_low` the lowest that was seen.
         power_w, temperature_c: the highest that was seen; `power_limit_w` as enforced.
         throttled_ns: by reason (NVML's words, such as "hw_thermal_slowdown", "sw_power_cap"), how much was added.
-        errors: error counters that grew meanwhile, such as "ecc.dram.corrected" or "pcie.replays", by how much.
+        errors: by how much error counters grew meanwhile, such as "ecc.dram.corrected" or "pcie.replays".
         others: what else ran on the device, such as "python (pid 4711)".
         joules: energy taken by the device during the samples; None where they were too short to tell.
         seconds: how long it was watched; nanoseconds of slowdown are of these.

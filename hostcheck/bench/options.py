@@ -69,7 +69,7 @@ def read_options(texts: Sequence[str], chosen: Sequence[Bench], every: Mapping[s
                 f"--option {name}: no benchmark has such an option{hint}; hostcheck bench explain NAME lists them"
             )
         if not own:
-            raise HostcheckError(f"--option {name}: of what runs nothing takes it; {', '.join(takers)} would")
+            raise HostcheckError(f"--option {name}: of what runs nothing takes it; {', '.join(sorted(takers))} would")
         if fault := next(filter(None, (option.fault(value) for option in own)), ""):
             raise HostcheckError(f"--option {name}: {fault}")
         found[name] = value

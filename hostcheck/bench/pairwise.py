@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TypeAlias
 
 Pair: TypeAlias = tuple[str, str]
 
 SLOW = 0.85
-"""A pair below this share of the median of all pairs is slow."""
-_FEWEST = 3
-"""Pairs from which on a median says what is normal."""
+"""A pair below this share of what the faster half of all pairs reaches is slow."""
+FEWEST = 3
+"""Pairs from which on that says what is normal."""
 _PROOF = 2
 """Partners with which a host must fail before it is called bad, one of them good."""
 
@@ -51,12 +50,12 @@ class Pairing:
         if len(hosts) < 2 or len(set(hosts)) < len(hosts):
             raise ValueError("two different hosts at least make a pair")
         self.hosts = tuple(hosts)
-        self._outcome: dict[frozenset[str], bool] = {}
+        self._outcome: dict[frozenset[str], bool | None] = {}
 
-    def record(self, pair: Iterable[str], passed: bool) -> None:
-        """Note how a pair of the last round did."""
+    def record(self, pair: Iterable[str], passed: bool | None) -> None:
+        """Note how a pair did; None where that will only be known, and recorded, once others were measured."""
         key = frozenset(pair)
-        if key in self._outcome:
+        if self._outcome.get(key) is not None:
             raise ValueError(f"{' and '.join(sorted(key))} have been paired before")
         self._outcome[key] = passed
 
@@ -68,6 +67,8 @@ class Pairing:
         """Return pairs to be measured at the same time, each host in one at most; none when there is no more to do."""
         if not self._outcome:
             return [(first, second) for first, second in zip(self.hosts[::2], self.hosts[1::2], strict=False)]
+        if None in self._outcome.values():
+            return self._anew(self.hosts)
         good = self._good()
         unsolved = [host for host in self.hosts if host not in good and not self._is_bad(host, good)]
         free = [host for host in self.hosts if host in good]
@@ -80,14 +81,19 @@ class Pairing:
             else:
                 free.remove(partner)
                 pairs.append((host, partner))
-        if not good:
-            # Nobody is proven good: only suspects can clear suspects, and each such pair is new as well.
-            while left:
-                host = left.pop(0)
-                partner = next((other for other in left if not self._met(host, other)), None)
-                if partner is not None:
-                    left.remove(partner)
-                    pairs.append((host, partner))
+        # Nobody is proven good: only suspects can clear suspects, and each such pair is new as well.
+        return pairs if good else self._anew(left)
+
+    def _anew(self, hosts: Iterable[str]) -> list[Pair]:
+        """Pair hosts that have not met."""
+        left = list(hosts)
+        pairs: list[Pair] = []
+        while left:
+            host = left.pop(0)
+            partner = next((other for other in left if not self._met(host, other)), None)
+            if partner is not None:
+                left.remove(partner)
+                pairs.append((host, partner))
         return pairs
 
     def verdict(self) -> Verdict:
@@ -125,19 +131,21 @@ class Pairing:
 def slow(rates: Mapping[Pair, float], known: Iterable[float] = (), floor: float | None = None) -> dict[Pair, str]:
     """Return the pairs that are too slow, and against what.
 
+    Of few pairs, one bad host can be in every second one, so that their median says nothing.
+
     Args:
-        rates: of the pairs of a round.
-        known: rates of earlier rounds.
-        floor: what a pair must reach; without it, pairs are held against the median of all, if there are enough.
+        rates: of the pairs in question.
+        known: rates of others.
+        floor: what a pair must reach; without it, pairs are held against the faster half of all, if there are enough.
     """
     if floor is not None:
         return {pair: f"below the floor of {floor:g} GB/s" for pair, rate in rates.items() if rate < floor}
     every = [*rates.values(), *known]
-    if len(every) < _FEWEST:
+    if len(every) < FEWEST:
         return {}
-    normal = median(every)
+    normal = sorted(every)[-(len(every) // 2)]
     return {
-        pair: f"{rate / normal:.0%} of the median of all pairs ({normal:.3g} GB/s)"
+        pair: f"{rate / normal:.0%} of what the faster half of all pairs reaches ({normal:.3g} GB/s)"
         for pair, rate in rates.items()
         if rate < SLOW * normal
     }

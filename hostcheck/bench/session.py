@@ -7,8 +7,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from hostcheck import __version__
 from hostcheck.bench.floors import Floors
@@ -49,6 +51,7 @@ class Host:
         refused: subject to why it cannot be measured.
         versions: of the driver.
         why_none: why there are no GPUs at all; empty where there are.
+        unanswered: there are none although there is a driver and the PCI bus has some.
     """
 
     gpus: tuple[BenchGpu, ...] = ()
@@ -56,6 +59,7 @@ class Host:
     refused: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     why_none: str = ""
+    unanswered: bool = False
 
 
 _NO_DRIVER = re.compile(r"shared library not found|libnvidia-ml", re.I)
@@ -63,13 +67,24 @@ _NOT_LOADED = re.compile(r"driver not loaded", re.I)
 _MISMATCH = re.compile(r"version mismatch", re.I)
 
 
-def look(reading: Reading, chosen: str = "", visible: str | None = None) -> Host:
+def gpus_on_bus(root: str = "/") -> bool:
+    """Whether the PCI bus has a GPU of NVIDIA, whatever its driver says."""
+    for device in Path(root, "sys/bus/pci/devices").glob("*"):
+        with suppress(OSError):
+            vendor, kind = ((device / name).read_text("ascii").strip() for name in ("vendor", "class"))
+            if vendor == "0x10de" and kind.startswith("0x03"):
+                return True
+    return False
+
+
+def look(reading: Reading, chosen: str = "", visible: str | None = None, *, on_bus: bool = False) -> Host:
     """Return the GPUs that NVML told of.
 
     Args:
         reading: of the probe gpu.nvml.
         chosen: what `--gpus` says: indices and ranges such as "0,2-3", or the beginnings of UUIDs; empty for all.
         visible: CUDA_VISIBLE_DEVICES, which holds where nothing is chosen.
+        on_bus: whether the PCI bus has GPUs.
 
     Raises:
         HostcheckError: a GPU was chosen that is not there.
@@ -79,15 +94,18 @@ def look(reading: Reading, chosen: str = "", visible: str | None = None) -> Host
     try:
         log = parse_nvml(reading.text())
     except Unavailable as problem:
-        return Host(why_none=_why_none(problem.why))
+        return Host(why_none=_why_none(problem.why), unanswered=on_bus and not _NO_DRIVER.search(problem.why))
     versions = {"driver": log.driver_version, "CUDA driver": log.cuda_version}
     host = Host(versions={name: text for name, text in versions.items() if isinstance(text, str)})
-    for line in log.unreadable:
-        name, _, why = line.partition(": ")
-        host.refused[name] = f"{why}; see dmesg for Xids"
-    wanted = _chosen(log.gpus, chosen, "--gpus") if chosen else log.gpus
-    if not chosen and visible is not None:
-        wanted = _chosen(log.gpus, visible, "CUDA_VISIBLE_DEVICES") if visible.strip() not in ("", "-1") else ()
+    wanted = log.gpus
+    if chosen or visible is not None:
+        who, text = ("--gpus", chosen) if chosen else ("CUDA_VISIBLE_DEVICES", visible or "")
+        nothing = not chosen and text.strip() in ("", "-1")
+        wanted = () if nothing else _chosen(log.gpus, text, who, log.unreadable)
+    else:
+        for line in log.unreadable:
+            name, _, why = line.partition(": ")
+            host.refused[name] = f"{why}; see dmesg for Xids"
     made = []
     for gpu in wanted:
         host.devices[gpu.subject] = _describe(gpu)
@@ -96,7 +114,7 @@ def look(reading: Reading, chosen: str = "", visible: str | None = None) -> Host
         elif isinstance(gpu.uuid, str):
             made.append(_bench_gpu(gpu))
     none = "" if made or host.refused else "NVML sees no GPU" if not log.gpus else "no GPU was chosen"
-    return replace(host, gpus=tuple(made), why_none=none)
+    return replace(host, gpus=tuple(made), why_none=none, unanswered=on_bus and not (log.gpus or log.unreadable))
 
 
 def _why_none(why: str) -> str:
@@ -109,19 +127,22 @@ def _why_none(why: str) -> str:
     return why
 
 
-def _chosen(gpus: Sequence[Gpu], text: str, who: str) -> tuple[Gpu, ...]:
+def _chosen(gpus: Sequence[Gpu], text: str, who: str, unreadable: Sequence[str]) -> tuple[Gpu, ...]:
     found: list[Gpu] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
+        absent = word
         span = re.fullmatch(r"(?:gpu)?(\d{1,4})(?:-(\d{1,4}))?", word)
         if span:
-            low, high = int(span[1]), int(span[2] or span[1])
-            own = [gpu for gpu in gpus if low <= gpu.index <= high]
+            asked = range(int(span[1]), int(span[2] or span[1]) + 1)
+            own = [gpu for gpu in gpus if gpu.index in asked]
+            absent = ", ".join(str(index) for index in asked if index not in {gpu.index for gpu in own})[:80]
         else:
             own = [gpu for gpu in gpus if isinstance(gpu.uuid, str) and gpu.uuid.lower().startswith(word.lower())]
-        if not own:
+        if not own or (span and absent):
             have = ", ".join(str(gpu.index) for gpu in gpus) or "none"
             hint = "; MIG devices are not measured" if word.upper().startswith("MIG-") else ""
-            raise HostcheckError(f"{who}: no GPU {word!r} (there are {have}){hint}")
+            hint += "".join(f"; {line}, see dmesg for Xids" for line in unreadable)
+            raise HostcheckError(f"{who}: no GPU {absent or word!r} (there are {have}){hint}")
         found += [gpu for gpu in own if gpu not in found]
     return tuple(found)
 
@@ -226,15 +247,18 @@ def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[
             )
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
         elif made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
-            missing.append(Missing(bench=made.id, subject="host", why="it needs two GPUs or more", applies=False))
+            why = "it needs two GPUs or more"
+            missing.append(Missing(bench=made.id, subject="host", why=why, applies=bool(host.refused)))
         elif host.gpus:
             can.append(made)
         elif not host.refused:
-            missing.append(Missing(bench=made.id, subject="host", why=host.why_none, applies=named))
+            applies = named or host.unanswered
+            missing.append(Missing(bench=made.id, subject="host", why=host.why_none, applies=applies))
         missing += [
             Missing(bench=made.id, subject=subject, why=why)
             for subject, why in host.refused.items()
-            if made.scope is Scope.GPU and made.backend not in absent
+            if (made.scope is Scope.GPU or (made.scope is not Scope.HOST and not host.gpus))
+            and made.backend not in absent
         ]
     return can, missing
 

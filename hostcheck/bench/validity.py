@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 
-from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, Conditions, Sampled
+from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, UNVERIFIED, Conditions, Sampled
 
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
@@ -100,7 +100,7 @@ def fault(
     if not all(math.isfinite(sample) and sample >= 0 for sample in sampled.samples):
         return "a sample is no number that can be measured"
     if not sampled.verified:
-        return "its output was not verified"
+        return UNVERIFIED
     value = statistic(sampled.samples, sampled.statistic)
     return (
         _above(sampled, value, lower_is_better)
@@ -119,6 +119,8 @@ def disturbed(conditions: Conditions) -> str:
 
 def _above(sampled: Sampled, value: float, lower_is_better: bool) -> str:
     """Say where a number is better than is possible: then the measurement is broken, not the GPU good."""
+    if lower_is_better and not value:
+        return f"nothing takes 0 {sampled.unit}: it was measured wrongly"
     limit = sampled.limit
     if limit is None:
         return ""
@@ -136,7 +138,7 @@ def _meanwhile(conditions: Conditions) -> str:
     grew = [
         f"{name} +{more}"
         for name, more in conditions.errors.items()
-        if name in PROVING or (name.startswith(("nvlink.", "pcie.")) and more > MANY)
+        if (name in PROVING and more) or (name.startswith(("nvlink.", "pcie.")) and more > MANY)
     ]
     return f"errors were counted meanwhile: {', '.join(grew)}" if grew else ""
 

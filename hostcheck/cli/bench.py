@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from hostcheck.bench.model import Level
 from hostcheck.cli import bench_nccl
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import clear_progress, progress, write
+from hostcheck.cli.options import clear_progress, look_ahead, progress, write
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.render import FORMATS
@@ -81,7 +82,7 @@ class Measuring:
             HostcheckError: nothing can be measured here, in one line with what to do.
         """
         from hostcheck.bench.options import read_options
-        from hostcheck.bench.session import choose, lacking, look, measure, plan
+        from hostcheck.bench.session import choose, gpus_on_bus, lacking, look, measure, plan
         from hostcheck.registry import load_benches
         from hostcheck.snapshot.local import INTERRUPTED as NOTE
         from hostcheck.snapshot.local import collect
@@ -95,7 +96,7 @@ class Measuring:
         reading = collect([asked]).readings["gpu.nvml"]
         if reading.note == NOTE:
             raise click.Abort
-        host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), on_bus=gpus_on_bus())
         if self.gpus and host.why_none:
             raise HostcheckError(host.why_none)
         can, missing = lacking(wanted, host, named=bool(names or self.names))
@@ -204,7 +205,9 @@ def run(
     from hostcheck.facts.base import Facts
     from hostcheck.facts.host import traits
     from hostcheck.render.bench import render_session
+    from hostcheck.snapshot.local import INTERRUPTED as NOTE
 
+    look_ahead(save, output)
     checklist = judging.checklist()
     if "*" in checklist.only:
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
@@ -213,15 +216,18 @@ def run(
     floors = Floors((*shipped_layers(checklist.role, gpus=True), *layers, *checklist.layers))
     session, interrupted = measuring.session(floors=floors)
     snapshot = with_results(_snapshot(), session)
+    interrupted = interrupted or any(reading.note == NOTE for reading in snapshot.readings.values())
     kept = _keep(snapshot, save)
-    facts = Facts(snapshot)
-    judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
-    if (style or "text") == "text" and output is None:
-        click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
-    code = view.run(judged)
-    click.echo(kept, err=True)
+    try:
+        facts = Facts(snapshot)
+        judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
+        if (style or "text") == "text" and output is None:
+            click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
+        code = view.run(judged)
+    finally:
+        click.echo(kept, err=True)
     if interrupted:
-        click.echo("hostcheck: interrupted; what had not been measured by then is unknown above", err=True)
+        click.echo("hostcheck: interrupted; what had not been measured or read by then is unknown above", err=True)
         code = INTERRUPTED
     ctx.exit(code)
 
@@ -305,6 +311,7 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
     from hostcheck.registry import load_checks
     from hostcheck.render.json import encoded
 
+    look_ahead(file)
     session, interrupted = (read(source), False) if source else measuring.session()
     if interrupted:
         raise HostcheckError(f"interrupted: {file} was not written")
@@ -357,7 +364,9 @@ def _show() -> Callable[[Progress], None]:
         where = f"{told.subjects} alone" if told.alone else told.subjects
         line = f"[{told.step}/{told.steps}] {told.bench} on {where}, {told.left:.0f} s left"
         if live:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            # A line that is wrapped could not be taken away again.
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            click.echo(f"\r\x1b[K{line[: width - 1]}", err=True, nl=False)
         elif told.got is None:
             click.echo(line, err=True)
 
@@ -382,7 +391,9 @@ def _keep(snapshot: Snapshot, save: Path | None) -> str:
 
     name = re.sub(r"[^\w.-]", "_", snapshot.manifest.hostname)
     at = dt.datetime.fromtimestamp(snapshot.manifest.time).strftime("%Y%m%d-%H%M%S")
-    target = save or Path(f"hostcheck-bench-{name}-{at}.tar.gz")
+    own = (Path(f"hostcheck-bench-{name}-{at}{more}.tar.gz") for more in chain([""], (f"-{n}" for n in count(2))))
+    # Two that measure at once, each its own GPUs, can end in the same second.
+    target = save or next(path for path in own if not path.exists())
     packed = io.BytesIO()
     write_archive(snapshot, packed)
     try:

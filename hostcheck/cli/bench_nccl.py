@@ -12,7 +12,7 @@ import click
 
 from hostcheck import __version__
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import write
+from hostcheck.cli.options import look_ahead, write
 from hostcheck.errors import HostcheckError
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def command(
         raise HostcheckError("no --hosts are named; hostcheck bench 'nccl.*' measures between the GPUs of this host")
     if ssh_config is not None and not ssh_config.is_file():
         raise HostcheckError(f"--ssh-config {ssh_config}: no such file")
+    look_ahead(output)
     targets = read_targets(hosts, files=hosts_file)
     if len(targets) < 2:
         raise HostcheckError("one host alone has nobody to talk to: name two at least")
@@ -199,5 +200,6 @@ def _code(between: Between, floor: float | None) -> int:
         values = [made.value for made in between.measurements if made.verified and not made.invalid]
         bad = any(not made.verified for made in between.measurements)
         bad |= floor is not None and any((value or 0.0) < floor for value in values)
-        unknown = bool(between.missing) or any(made.verified and made.invalid for made in between.measurements)
+        unknown = bool(between.missing)
+    unknown |= any(made.verified and made.invalid for made in between.measurements)
     return 1 if bad else 3 if unknown else 0

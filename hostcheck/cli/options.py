@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -68,10 +69,10 @@ class AnyId(click.ParamType):  # type: ignore[type-arg] # as above
 
 
 def write(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a file as a whole or not at all.
+    """Write a file as a whole or not at all; into what is there and no file, such as /dev/null or a pipe, as it comes.
 
     Args:
-        path: where to; "-" is standard output.
+        path: where to; "-" is standard output. A link stays one: what it leads to is written.
         data: what.
         private: for its owner alone to read.
 
@@ -83,19 +84,42 @@ def write(path: Path, data: bytes, *, private: bool = False) -> None:
         sys.stdout.flush()
         return
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.exists() and not path.is_file():
+            with path.open("wb") as opened:
+                opened.write(data)
+            return
+        real = path.resolve() if path.is_symlink() else path
+        handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")
         try:
             with os.fdopen(handle, "wb") as opened:
                 opened.write(data)
             umask = os.umask(0)
             os.umask(umask)
             Path(temporary).chmod(0o600 if private else 0o666 & ~umask)
-            Path(temporary).replace(path)
+            Path(temporary).replace(real)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as problem:
         raise HostcheckError(f"{path}: cannot be written: {problem.strerror}") from None
+
+
+def look_ahead(*paths: Path | None) -> None:
+    """Make sure, before what is to be written takes its time, that files can be made where `write` shall put them.
+
+    Raises:
+        HostcheckError: one cannot; in the words of `write`.
+    """
+    for path in paths:
+        if path is None or path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir()):
+            continue
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=path.resolve().parent):
+                pass
+        except OSError as problem:
+            raise HostcheckError(f"{path}: cannot be written: {problem.strerror}") from None
 
 
 def progress() -> Callable[[str, int], None] | None:

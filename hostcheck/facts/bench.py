@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from hostcheck.bench.model import SCHEMA, Measurement, Session
+from hostcheck.bench.model import SCHEMA, UNVERIFIED, Measurement, Session
 from hostcheck.errors import Unavailable
 from hostcheck.facts.base import Fact
 from hostcheck.snapshot.probes import CommandProbe
@@ -80,7 +80,14 @@ def read_session(document: bytes) -> Session:
         numbers = (*measured.samples, measured.value or 0.0, measured.limit or 0.0)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise Unavailable(f"these are no measurements of hostcheck: {measured.bench} is no finite number")
-    return session
+    return replace(session, measurements=tuple(map(_believed, session.measurements)))
+
+
+def _believed(measured: Measurement) -> Measurement:
+    """Return a measurement that says that it is invalid where it is unverified, whoever wrote it down."""
+    if measured.verified or measured.invalid:
+        return measured
+    return replace(measured, invalid=UNVERIFIED)
 
 
 def about(session: Session, *patterns: str) -> Session:
@@ -116,7 +123,7 @@ def equals(session: Session) -> list[list[Measurement]]:
     """Return the valid numbers of a session in groups of equals: the same thing on the same model of GPU."""
     groups: dict[tuple[object, ...], list[Measurement]] = {}
     for measured in session.measurements:
-        if not measured.invalid and measured.value:
+        if not measured.invalid and measured.value is not None:
             groups.setdefault(_kind(session, measured), []).append(measured)
     return list(groups.values())
 
@@ -129,13 +136,13 @@ def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
 
 
 def behind(measured: Measurement, group: Sequence[Measurement]) -> float:
-    """Return by how many per cent a number is worse than the median of its equals; 0 where it is not."""
+    """Return by how many per cent a number is worse than the median of its equals; 0 where it is not, or that is 0."""
     # An audit without measurements does without it.
     from statistics import median
 
     middle, value = median(each.value or 0.0 for each in group), measured.value or 0.0
     worse = value - middle if lower_is_better(measured.unit) else middle - value
-    return max(0.0, round(100 * worse / middle, 1))
+    return max(0.0, round(100 * worse / middle, 1)) if middle else 0.0
 
 
 def lower_is_better(unit: str) -> bool:

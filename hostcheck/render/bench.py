@@ -17,6 +17,7 @@ _NAME = 25
 _VALUE = 15
 _ALIKE = 0.01
 """By this share the worst may be off without being named."""
+_CLOCKS = 0.2
 
 
 def render_session(
@@ -37,13 +38,16 @@ def render_session(
     page = _page(color, width, ascii)
     page.put(("MEASURED", "bold"), (_headline(session), "dim"), hang=2, between="  ")
     page.blank()
-    groups: dict[tuple[str, str, str, float | None, bool], list[Measurement]] = {}
+    groups: list[list[Measurement]] = []
     for measured in session.measurements:
-        key = (measured.bench, measured.case, measured.unit, _rounded(measured.limit), measured.alone)
-        groups.setdefault(key, []).append(measured)
+        beside = next((group for group in groups if _share_a_line(group[0], measured)), None)
+        if beside is None:
+            groups.append([measured])
+        else:
+            beside.append(measured)
     shown = ""
     alone = {(measured.bench, measured.case) for measured in session.measurements if measured.alone}
-    for group in groups.values():
+    for group in groups:
         bench, together = group[0].bench, not group[0].alone and (group[0].bench, group[0].case) in alone
         least = {floors.share(session, measured) for measured in group} if floors and not together else {None}
         _line(page, group, "" if bench == shown else bench, least.pop() if len(least) == 1 else None, together)
@@ -121,9 +125,13 @@ def _headline(session: Session) -> str:
     return ", ".join([*parts, f"{session.seconds:.0f} s"])
 
 
-def _rounded(limit: float | None) -> float | None:
-    """Return a limit such that those of clocks that differ by a little count as equal."""
-    return None if limit is None else float(f"{limit:.1g}")
+def _share_a_line(one: Measurement, other: Measurement) -> bool:
+    """Whether two are the same thing, with limits that differ no more than the clocks of equal parts."""
+    if (one.bench, one.case, one.unit, one.alone) != (other.bench, other.case, other.unit, other.alone):
+        return False
+    if not one.limit or not other.limit:
+        return one.limit == other.limit
+    return abs(one.limit / other.limit - 1) < _CLOCKS
 
 
 def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | None, together: bool) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import bench_lab
-from hostcheck.bench.cuda import CudaError, Device, Graph
+from hostcheck.bench.cuda import Device, Graph
+from hostcheck.bench.cuda_calls import CudaError
 from hostcheck.bench.model import Level, Sampled
 from hostcheck.microbench import copies, hbm, l2, launch, pattern, peers
 

@@ -14,7 +14,7 @@ from hostcheck.bench.session import with_results
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import KEYS, read_layer
-from hostcheck.model import Status
+from hostcheck.model import Scalar, Status
 from hostcheck.render.bench import render_comparison
 from hostcheck.render.json import encoded
 from support import host
@@ -111,6 +111,43 @@ def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
     assert "peer.copy on gpu0>gpu1: another GPU: H100 then, H100, H200 now" in found.apart
     unnamed = replace(then, devices={})
     assert compare(unnamed, unnamed).compared == (), "of what is not known it cannot be said that it is the same"
+
+
+def test_nothing_is_worse_than_something_and_two_gpus_are_a_pair_in_either_order() -> None:
+    hidden = replace(TRIAD, bench="overlap.copy", unit="%", value=96.0, samples=(96.0,) * 5)
+    (found,) = compare(session(hidden), session(replace(hidden, value=0.0, samples=(0.0,) * 5))).compared
+    assert (found.worse, found.change) == (True, -100)
+    assert compare(session(replace(hidden, value=0.0)), session(hidden)).apart == (
+        "overlap.copy on gpu0: the baseline is 0",
+    )
+    both = replace(TRIAD, bench="peer.both", subject="gpu0-gpu1")
+    turned = compare(session(both), session(replace(both, subject="gpu1-gpu0")))
+    assert (len(turned.compared), turned.apart) == (1, ())
+
+
+def test_hosts_that_are_called_as_gpus_are_compared() -> None:
+    settings: dict[str, Scalar] = {"hosts": 2, "devices": "NVIDIA H200"}
+    ring = replace(TRIAD, bench="nccl.all-reduce", subject="gpu[01-02]", settings=settings)
+    then = replace(session(ring), devices={"rank0": {"name": "NVIDIA H200"}})
+    (found,) = compare(then, replace(then, measurements=(scaled(0.5, ring),))).compared
+    assert found.worse
+    other = replace(ring, settings={**settings, "devices": "NVIDIA H100"})
+    assert "devices NVIDIA H200 then, NVIDIA H100 now" in compare(then, session(other)).apart[0]
+
+
+def test_no_file_makes_more_of_a_layer_than_floors(tmp_path: Path) -> None:
+    evil = '"]\nat_least = 0\n[expect."bench.other'
+    named = replace(TRIAD, case=evil)
+    made = replace(session(named), level='quick"\n[match]\npci = []', taken="2026\nrole = 'x'")
+    layer = read_layer(floors(made, KEYS), "site")
+    assert layer.match == {"pci": ("10de:2330",)}
+    assert len(layer.values) == 1
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as opened:
+        opened.write(b"{")
+        opened.truncate(65 << 20)
+    with pytest.raises(HostcheckError, match="larger than 64 MiB"):
+        read(huge)
 
 
 def test_what_one_run_measured_alone_as_well_does_not_stand_apart() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bench_fakes
-from hostcheck.bench.model import Session
+from hostcheck.bench.model import Measurement, Session
 from hostcheck.facts.bench import parse_results
 from hostcheck.snapshot.archive import read_archive
+from support import host
 
 TESTS = Path(bench_fakes.__file__).parent
 # What a plug-in's entry point would do: the fakes are in the register before the command begins.
@@ -70,7 +73,7 @@ def test_numbers_conditions_and_the_archive(tmp_path: Path) -> None:
     assert first.conditions.sm_mhz == 1755
     assert first.conditions.power_w == 650
     assert first.conditions.power_limit_w == 700
-    assert set(first.conditions.throttled_ns) == {"sw_power_cap"}
+    assert {reason for reason, more in first.conditions.throttled_ns.items() if more} == {"sw_power_cap"}
     assert first.conditions.seconds is not None
     assert 0.04 < first.conditions.seconds < 2
     assert first.conditions.joules is None, "its stretch is too short to tell"
@@ -295,11 +298,61 @@ def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: sign
     assert "interrupted" in out
 
 
-def test_what_cannot_be_kept_is_shown_all_the_same(tmp_path: Path) -> None:
-    code, out, err = bench("fake.turns", "--save", "/nowhere/kept.tar.gz", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fake.turns", "--save", "/nowhere/file"), ("fake.turns", "-o", "/nowhere/file"),
+        ("record", "/nowhere/file", "fake.turns"), ("nccl", "--hosts", "a,b", "-o", "/nowhere/file"),
+    ],
+)  # fmt: skip
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    code, out, err = bench(*arguments, cwd=tmp_path)
+    assert (code, out, err) == (2, "", "hostcheck: /nowhere/file: cannot be written: No such file or directory\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_that_end_in_the_same_second_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hostcheck.cli.bench import _keep
+
+    monkeypatch.chdir(tmp_path)
+    said = [_keep(host("bare"), None) for _ in range(3)]
+    assert len(set(said)) == len(list(tmp_path.iterdir())) == 3
+
+
+def test_ctrl_c_while_the_host_is_read_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from hostcheck.cli import bench as cli
+    from hostcheck.snapshot.reading import Ending, Reading
+
+    measured = Measurement(bench="hbm.read", subject="gpu0", unit="GB/s", value=1.0, samples=(1.0,), verified=True)
+    session = Session(tool="t", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(measured,))
+    bare = host("bare")
+    cut = Reading("gpu.smi", Ending.KILLED, note="interrupted")
+    monkeypatch.setattr(cli.Measuring, "session", lambda self, floors: (session, False))
+    monkeypatch.setattr(cli, "_snapshot", lambda: replace(bare, readings={**bare.readings, "gpu.smi": cut}))
+    done = CliRunner().invoke(cli.command, ["run", "--save", str(tmp_path / "kept.tar.gz")])
+    assert done.exit_code == 130, done.output
+    assert "Kept in" in done.output
+    assert parse_results(read_archive(tmp_path / "kept.tar.gz").reading("bench.results")).measurements
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    try:
+        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        full.open("rb").close()
+    except OSError:
+        pytest.skip("no devices can be made here")
+    code, out, err = bench("fake.turns", "--save", str(full), cwd=tmp_path)
     assert "fake.turns" in out
-    assert "the measurements were not kept: /nowhere/kept.tar.gz: cannot be written" in err
+    assert f"the measurements were not kept: {full}: cannot be written: No space left" in err
     assert code != 2
+    code, _, err = bench("fake.turns", "-o", str(full), cwd=tmp_path)
+    assert code == 2
+    assert "Kept in hostcheck-bench-" in err
+    assert len(kept(tmp_path).measurements) == 1
 
 
 def test_list_and_explain(tmp_path: Path) -> None:

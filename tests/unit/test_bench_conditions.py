@@ -83,7 +83,7 @@ def test_only_what_was_watched_counts() -> None:
     assert sampler.seconds() == 1.0
     seen = sampler.take(["gpu0"])
     assert (seen.sm_mhz, seen.sm_mhz_low, seen.mem_mhz, seen.power_w) == (1700, 1700, 2619, 500)
-    assert seen.throttled_ns == {"sw_power_cap": 300_000_000}
+    assert seen.throttled_ns == {"sw_power_cap": 300_000_000, "hw_thermal_slowdown": 0}, "what was read, and no other"
     assert seen.temperature_c is None, "what NVML refuses is not known, and not zero"
     assert seen.power_limit_w is None
 
@@ -98,7 +98,7 @@ def test_stretches_add_up_and_the_next_begins_anew() -> None:
         clock.now = begin + 0.5
         sampler.close()
     assert sampler.seconds() == 1.0
-    assert sampler.take(["gpu0"]).throttled_ns == {"hw_thermal_slowdown": 200_000_000}
+    assert sampler.take(["gpu0"]).throttled_ns == {"hw_thermal_slowdown": 200_000_000, "sw_power_cap": 0}
     assert sampler.take(["gpu0"]).throttled_ns == {}
 
 
@@ -109,8 +109,8 @@ def test_errors_count_from_the_beginning_of_the_benchmark_also_between_stretches
     sampler.start()
     nvml.ecc = 9
     sampler.stop()
-    assert sampler.take(["gpu0"]).errors == {"ecc.dram.uncorrected": 2}
-    assert sampler.take(["gpu0"]).errors == {}
+    assert sampler.take(["gpu0"]).errors["ecc.dram.uncorrected"] == 2
+    assert sampler.take(["gpu0"]).errors["ecc.dram.uncorrected"] == 0
 
 
 def test_of_several_gpus_the_one_that_suffered_most_counts() -> None:
@@ -129,7 +129,7 @@ def test_of_several_gpus_the_one_that_suffered_most_counts() -> None:
     both = sampler.take([])
     assert both.sm_mhz == 900
     assert both.joules == pytest.approx(600)
-    assert both.throttled_ns == {"hw_thermal_slowdown": 500_000_000}
+    assert both.throttled_ns == {"hw_thermal_slowdown": 500_000_000, "sw_power_cap": 0}
 
 
 def test_a_stretch_of_some_gpus_asks_no_others() -> None:
@@ -144,7 +144,7 @@ def test_a_stretch_of_some_gpus_asks_no_others() -> None:
     sampler.close()
     assert asked == []
     seen = sampler.take(["gpu0"])
-    assert (seen.sm_mhz, seen.throttled_ns) == (1755, {"hw_thermal_slowdown": 500_000_000})
+    assert (seen.sm_mhz, seen.throttled_ns) == (1755, {"hw_thermal_slowdown": 500_000_000, "sw_power_cap": 0})
     sampler.open()
     sampler.close()
     assert asked, "all of them where none is named"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench_lab import StandInLab
-from hostcheck.bench import cuda, kernels
+from hostcheck.bench import cuda, cuda_calls, kernels
 from hostcheck.bench.hostmem import HostMemory
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Level
@@ -107,6 +107,15 @@ def test_one_flipped_bit_is_noticed(cache, nvrtc):
     assert kernels.compiled("hold", "sm_90a") == first
 
 
+def test_a_pipe_in_place_of_an_entry_holds_nobody_up(cache, nvrtc):
+    first = kernels.compiled("hold", "sm_90a")
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    os.mkfifo(kept)
+    assert kernels.compiled("hold", "sm_90a") == first
+    assert kept.is_file()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
 def test_what_somebody_else_put_there_is_not_run(cache, nvrtc, monkeypatch):
     kernels.compiled("hold", "sm_90a")
@@ -189,7 +198,7 @@ def one_line(problem: BaseException) -> str:
 
 def test_without_cuda_bindings_it_says_how_to_get_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    cuda.driver.cache_clear()
+    cuda_calls.driver.cache_clear()
     kernels.nvrtc_version.cache_clear()
     with pytest.raises(HostcheckError) as caught:
         cuda.Device()
@@ -226,7 +235,10 @@ def test_a_kernel_that_does_not_compile_shows_the_log(nvrtc):
 
 
 def test_without_a_driver_it_is_one_line():
-    program = "from hostcheck.bench.cuda import *\ntry: Device()\nexcept CudaError as problem: print(problem)"
+    program = (
+        "from hostcheck.bench.cuda import Device\nfrom hostcheck.bench.cuda_calls import CudaError\n"
+        "try: Device()\nexcept CudaError as problem: print(problem)"
+    )
     pytest.importorskip("cuda.bindings")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     said = done.stdout.splitlines()
@@ -238,7 +250,7 @@ def test_without_a_driver_it_is_one_line():
 
 def test_every_error_that_has_an_advice_exists():
     driver = pytest.importorskip("cuda.bindings.driver")
-    for name in cuda._ADVICE:
+    for name in cuda_calls._ADVICE:
         assert hasattr(driver.CUresult, f"CUDA_ERROR_{name}"), name
 
 
@@ -255,7 +267,7 @@ def test_every_error_that_has_an_advice_exists():
 )
 def test_an_error_of_the_driver_says_what_to_do(status, expected):
     driver = pytest.importorskip("cuda.bindings.driver")
-    problem = cuda.failed("cuCall", getattr(driver.CUresult, status))
+    problem = cuda_calls.failed("cuCall", getattr(driver.CUresult, status))
     assert expected in one_line(problem)
     assert problem.name == status.removeprefix("CUDA_ERROR_")
 
@@ -265,9 +277,9 @@ def test_a_function_that_the_driver_does_not_have(monkeypatch):
         def cuNew(self):  # noqa: N802
             raise RuntimeError('Function "cuNew" not found')
 
-    monkeypatch.setattr(cuda, "driver", Bound)
-    with pytest.raises(cuda.CudaError, match=r"driver is too old.*cuNew"):
-        cuda.call("cuNew")
+    monkeypatch.setattr(cuda_calls, "driver", Bound)
+    with pytest.raises(cuda_calls.CudaError, match=r"driver is too old.*cuNew"):
+        cuda_calls.call("cuNew")
 
 
 # What is counted

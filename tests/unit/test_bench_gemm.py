@@ -15,9 +15,9 @@ import torchlab
 from bench_lab import StandInLab
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Conditions, Level, Measurement, Sampled, Session
-from hostcheck.errors import NotApplicable
+from hostcheck.errors import HostcheckError, NotApplicable
 from hostcheck.gpu_table import table
-from hostcheck.microbench import gemm, overlap
+from hostcheck.microbench import gemm, gemm_forms, overlap
 from hostcheck.render.bench import render_session
 
 H100 = next(model for model in table().models if model.id == "h100-sxm5-80gb")
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("torch")
 
 
-@pytest.mark.parametrize("name", gemm.FORMS)
+@pytest.mark.parametrize("name", gemm_forms.FORMS)
 def test_a_right_product_passes_and_a_wrong_element_does_not(name: str, folder: Path) -> None:
     found = torchlab.ask(folder, "product", name)
     assert found["wrong"] == ""
@@ -75,17 +75,17 @@ def test_shapes_grow_with_the_level() -> None:
 
 
 def test_a_search_reports_the_fastest_and_whatever_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[gemm.Shape, str, bool]] = []
+    asked: list[tuple[gemm_forms.Shape, str, bool]] = []
     wrong = (4096, 4096, 4096)
 
     class Timer:
         def __init__(self, torch: object, device: object, lab: object, name: str, seconds: float) -> None:
             assert seconds == 30 / 10
 
-        def affordable(self, shape: gemm.Shape) -> gemm.Shape:
+        def affordable(self, shape: gemm_forms.Shape) -> gemm_forms.Shape:
             return shape
 
-        def sample(self, shape: gemm.Shape, case: str, *, watched: bool = True) -> Sampled:
+        def sample(self, shape: gemm_forms.Shape, case: str, *, watched: bool = True) -> Sampled:
             asked.append((shape, case, watched))
             rate = 800.0 if shape == (12288,) * 3 else 700.0
             return Sampled(samples=(rate,), unit="TFLOPS", case=case, verified=shape != wrong)
@@ -111,18 +111,18 @@ def test_a_search_reports_the_fastest_and_whatever_is_wrong(monkeypatch: pytest.
 
 def test_limits_are_the_datasheets() -> None:
     for name, peak in (("bf16", 989.4), ("tf32", 494.7), ("fp64", 66.9), ("fp8", 1978.9), ("fp8-rowwise", 1978.9)):
-        limit, source = gemm._limit(gpu(), gemm.FORMS[name])
+        limit, source = gemm._limit(gpu(), gemm_forms.FORMS[name])
         assert limit == peak
         assert "h100-sxm5-80gb" in source
-    assert gemm._limit(gpu(), gemm.FORMS["nvfp4"]) == (None, "")
-    assert gemm._limit(BenchGpu(index=0, ordinal=0, uuid="", name="unknown"), gemm.FORMS["bf16"]) == (None, "")
+    assert gemm._limit(gpu(), gemm_forms.FORMS["nvfp4"]) == (None, "")
+    assert gemm._limit(BenchGpu(index=0, ordinal=0, uuid="", name="unknown"), gemm_forms.FORMS["bf16"]) == (None, "")
 
 
 def test_what_a_gpu_cannot_do_does_not_apply() -> None:
     with pytest.raises(NotApplicable, match=r"compute capability 9\.0; its tensor cores have no nvfp4 before 10\.0"):
-        gemm.available(None, gpu(), "nvfp4")
+        gemm_forms.available(None, gpu(), "nvfp4")
     with pytest.raises(NotApplicable, match=r"no fp8 before 8\.9"):
-        gemm.available(None, gpu((8, 6)), "fp8")
+        gemm_forms.available(None, gpu((8, 6)), "fp8")
 
 
 def test_what_torch_cannot_do_is_one_line() -> None:
@@ -142,13 +142,13 @@ def test_what_torch_cannot_do_is_one_line() -> None:
         def __init__(self, able: bool) -> None:
             self.cuda = Cuda(able)
 
-    with pytest.raises(gemm.HostcheckError, match=r"torch 2\.15\.0 is built without CUDA"):
-        gemm.available(Torch(False), gpu(), "bf16")
+    with pytest.raises(HostcheckError, match=r"torch 2\.15\.0 is built without CUDA"):
+        gemm_forms.available(Torch(False), gpu(), "bf16")
     Torch.version.cuda = "13.0"
-    with pytest.raises(gemm.HostcheckError, match=r"built for CUDA 13\.0, but cannot use the driver"):
-        gemm.available(Torch(False), gpu(), "bf16")
-    with pytest.raises(gemm.HostcheckError, match="has no float8_e4m3fn"):
-        gemm.available(Torch(True), gpu(), "fp8")
+    with pytest.raises(HostcheckError, match=r"built for CUDA 13\.0, but cannot use the driver"):
+        gemm_forms.available(Torch(False), gpu(), "bf16")
+    with pytest.raises(HostcheckError, match="has no float8_e4m3fn"):
+        gemm_forms.available(Torch(True), gpu(), "fp8")
 
 
 def test_energy_of_the_work() -> None:

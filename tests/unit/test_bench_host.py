@@ -47,6 +47,12 @@ def test_memory_is_read_copied_and_combined_by_every_core(small: StandInLab) -> 
     assert os.sched_getaffinity(0) == before, "threads are bound, not the process"
 
 
+def test_a_cpu_that_is_gone_ends_it_and_hangs_nobody(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "nodes", lambda: (host_memory.Node(0, (*cpus(), 4095), 0, 2**30),))
+    with pytest.raises(OSError, match="Invalid argument"):
+        list(host_memory.bandwidth(small))
+
+
 def test_a_wrong_word_is_found(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(target: object, one: object, other: object, scale: float) -> None:
         """Do nothing, as a machine that loses stores."""

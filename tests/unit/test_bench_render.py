@@ -31,6 +31,14 @@ def test_equal_gpus_share_a_line_with_the_worst_by_name() -> None:
     )
 
 
+def test_limits_by_the_clock_of_the_moment_make_no_second_line_and_another_link_does() -> None:
+    chain = replace(TRIAD, bench="tensor.pipe", case="BF16", unit="TFLOPS", value=930.0)
+    each = [replace(chain, subject=f"gpu{index}", limit=limit) for index, limit in enumerate((949.0, 951.0, 946.0))]
+    assert shown(*each)[2].endswith("of 949 gpu[0-2]")
+    links = [replace(TRIAD, bench="copy.h2d", value=25.0, subject=f"gpu{n}", limit=63.0 / (n + 1)) for n in range(2)]
+    assert [line.rstrip()[-4:] for line in shown(*links)[2:4]] == ["gpu0", "gpu1"]
+
+
 def test_where_all_are_alike_nobody_is_named() -> None:
     lines = shown(TRIAD, replace(TRIAD, subject="gpu1", value=3101.0))
     assert lines[2].endswith("92.5% of 3,352 gpu[0-1]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ import bench_fakes  # noqa: F401 (it registers benchmarks)
 from hostcheck.audit import judge
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
-from hostcheck.bench.session import BUDGET, SPARE, Host, choose, lacking, look, plan, with_results
+from hostcheck.bench.session import BUDGET, SPARE, Host, choose, gpus_on_bus, lacking, look, plan, with_results
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import KEYS, Expect, Layer, read_layer
@@ -57,12 +58,43 @@ def test_gpus_are_chosen_by_index_range_uuid_and_by_what_the_job_sees() -> None:
         assert [gpu.index for gpu in look(nvml("h200x2"), chosen, visible).gpus] == indices, (chosen, visible)
     with pytest.raises(HostcheckError, match=r"--gpus: no GPU '7' \(there are 0, 1\)"):
         look(nvml("h200x2"), "7")
+    with pytest.raises(HostcheckError, match=r"--gpus: no GPU '2, 3, 4, 5, 6, 7' \(there are 0, 1\)"):
+        look(nvml("h200x2"), "0-7")
     with pytest.raises(HostcheckError, match="MIG devices are not measured"):
         look(nvml("h200x2"), "", "MIG-41b36a2c")
 
 
 def test_a_probe_without_an_answer_is_no_gpu_and_says_why() -> None:
     assert "no answer in 60 s" in look(Reading("gpu.nvml", Ending.TIMEOUT, note="no answer in 60 s")).why_none
+
+
+def test_a_lost_gpu_is_named_unless_others_were_chosen() -> None:
+    report = json.loads(nvml("h200x2").text())
+    report["gpus"][1] = {"index": 1, "bus_id": report["gpus"][1]["bus_id"], "error": "GPU is lost"}
+    reading = Reading("gpu.nvml", Ending.OK, 0, out=json.dumps(report).encode())
+    assert list(look(reading).refused.values()) == ["GPU is lost; see dmesg for Xids"]
+    for chosen, visible in (("0", None), ("", "0")):
+        seen = look(reading, chosen, visible)
+        assert ([gpu.index for gpu in seen.gpus], seen.refused) == ([0], {})
+    with pytest.raises(HostcheckError, match=r"no GPU '1' \(there are 0\); 0000:\S+: GPU is lost, see dmesg"):
+        look(reading, "0-1")
+
+
+def test_a_driver_that_does_not_answer_for_gpus_on_the_bus_is_unknown_and_not_a_host_without_any(
+    tmp_path: Path,
+) -> None:
+    for name, (vendor, kind) in {"bridge": ("0x10de", "0x060400"), "gpu": ("0x10de", "0x030200")}.items():
+        assert not gpus_on_bus(str(tmp_path)), name
+        device = tmp_path / "sys/bus/pci/devices" / name
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+    assert gpus_on_bus(str(tmp_path))
+    for error, applies in (("Driver Not Loaded", True), ("NVML Shared Library Not Found", False)):
+        reading = Reading("gpu.nvml", Ending.OK, 0, out=json.dumps({"schema": 1, "error": error}).encode())
+        for on_bus in (False, True):
+            _, missing = lacking([BENCHES["fake.good"]], look(reading, on_bus=on_bus), named=False)
+            assert [entry.applies for entry in missing] == [applies and on_bus], error
 
 
 def test_what_answers_soonest_runs_first() -> None:
@@ -120,13 +152,23 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     _, named = lacking(wanted[:1], Host(gpus=(GPU,)), named=True)
     assert named[0].applies, "what was asked for and is not there is unknown"
+    mig = Host(refused={"gpu0": "MIG is on", "gpu1": "MIG is on"})
+    can, missing = lacking(wanted[1:2], mig, named=True)
+    assert can == []
+    assert {(entry.bench, entry.subject, entry.applies) for entry in missing} == {
+        ("fake.together", "gpu0", True), ("fake.together", "gpu1", True),
+    }  # fmt: skip
+    _, missing = lacking(wanted[1:2], Host(gpus=(GPU,), refused={"gpu1": "MIG is on"}), named=True)
+    assert [(entry.subject, entry.applies) for entry in missing] == [("host", True)], "there would be two"
     can, missing = lacking(wanted[2:], Host(why_none="NVML sees no GPU"), named=False)
     assert [made.id for made in can] == ["fake.host"]
     assert [entry.why for entry in missing] == ["NVML sees no GPU"]
 
 
 def session(**changes: object) -> Session:
-    measured = Measurement(bench="hbm.triad", subject="gpu[0-3]", unit="GB/s", value=3100.0, samples=(3100.0,))
+    measured = Measurement(
+        bench="hbm.triad", subject="gpu[0-3]", unit="GB/s", value=3100.0, samples=(3100.0,), verified=True
+    )
     made = Session(tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(measured,))
     return replace(made, **changes)  # type: ignore[arg-type]
 

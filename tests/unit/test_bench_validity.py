@@ -62,6 +62,8 @@ def test_what_is_at_the_limit_within_rounding_is_not_above_it() -> None:
 def test_a_time_cannot_be_below_its_limit() -> None:
     latency = Sampled(samples=(1.0,), unit="us", limit=2.0, verified=True)
     assert "is below the physical limit" in said(latency, lower_is_better=True)
+    nothing = replace(latency, samples=(0.0,), limit=None)
+    assert said(nothing, lower_is_better=True) == "nothing takes 0 us: it was measured wrongly"
     assert said(replace(latency, samples=(3.0,)), lower_is_better=True) == ""
 
 

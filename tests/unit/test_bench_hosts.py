@@ -1,0 +1,120 @@
+"""Pairs of simulated hosts that have rates: who is slow is found among few as among many."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from hostcheck.bench import hosts
+from hostcheck.bench.collective import MARK
+from hostcheck.bench.hosts import Between, by_pairs
+from hostcheck.bench.ranks import Case, Launch, Outcome, read_found
+from hostcheck.cli.bench_nccl import _code
+from hostcheck.fleet.targets import Target
+from hostcheck.render.json import encoded
+
+GIB = 1 << 30
+CASES: list[Case] = [("all-reduce", GIB, 1.0)]
+LOG = {"version": "", "via": {}, "chosen": {}, "nvls": False, "set": {}, "warnings": []}
+
+
+def searched(
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    rate: Any,
+    *,
+    cases: list[Case] = CASES,
+    absent: Collection[int] = (),
+    floor: float | None = None,
+    scatter: tuple[float, ...] = (1.0,) * 5,
+) -> Between:
+    """Let hosts find out who is slow, where `rate` tells GB/s of a pair by its numbers and the bytes."""
+
+    def found(pair: tuple[int, int], size: int) -> Any:
+        seconds = [size / 1e9 / rate(frozenset(pair), size) * share for share in scatter]
+        document = {
+            "operation": "all-reduce", "bytes": size, "ranks": 2, "seconds": seconds, "per_rank": seconds[:2],
+            "wrong": {}, "log": LOG, "who": [["a", 0, "cpu"], ["b", 0, "cpu"]], "torch": "2",
+        }  # fmt: skip
+        (one,) = read_found(MARK.encode() + encoded(document))
+        return one
+
+    def measured(pairs: Iterable[tuple[Target, Target]], make: Any, launch: Launch) -> Mapping[Any, Outcome]:
+        outcomes = {}
+        for first, second in pairs:
+            pair = int(first.name[1:]), int(second.name[1:])
+            if gone := {f"n{number}" for number in pair if number in absent}:
+                outcomes[first.name, second.name] = Outcome(
+                    failed=dict.fromkeys(gone, "not there"), absent=frozenset(gone)
+                )
+            else:
+                results = tuple(found(pair, size) for _, size, _ in launch.cases)
+                outcomes[first.name, second.name] = Outcome(found=results)
+        return outcomes
+
+    monkeypatch.setattr(hosts, "_measure_pairs", measured)
+    targets = [Target(f"n{number}", f"n{number}") for number in range(count)]
+    return by_pairs(targets, lambda target: None, Launch(cases=cases), floor=floor)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 7, 8, 16])
+def test_one_slow_host_is_found_among_any_number(monkeypatch: pytest.MonkeyPatch, count: int, share: float) -> None:
+    for slow in range(count):
+        found = searched(monkeypatch, count, lambda pair, _, slow=slow: 40.0 * (share if slow in pair else 1.0))
+        assert found.verdict is not None
+        assert found.verdict.bad == (f"n{slow}",), slow
+        assert len(found.verdict.good) == count - 1
+        assert found.verdict.links == ()
+
+
+@pytest.mark.parametrize("count", [6, 7, 8, 16])
+def test_two_slow_hosts_are_found(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    for slow in itertools.combinations(range(count), 2):
+        found = searched(monkeypatch, count, lambda pair, _, slow=slow: 4.0 if pair & set(slow) else 40.0)
+        assert found.verdict is not None
+        assert found.verdict.bad == tuple(f"n{number}" for number in slow), slow
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+def test_one_slow_link_makes_no_bad_host(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    for link in itertools.combinations(range(count), 2):
+        found = searched(monkeypatch, count, lambda pair, _, link=link: 4.0 if pair == set(link) else 40.0)
+        assert found.verdict is not None
+        assert found.verdict.bad == ()
+        assert dict(found.verdict.open) == {}
+        ends = tuple(f"n{number}" for number in link)
+        assert found.verdict.links == ((ends,) if {ends, ends[::-1]} & set(found.failed) else ())
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 16])
+def test_hosts_that_differ_little_are_all_good(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    found = searched(monkeypatch, count, lambda pair, _: 40.0 - sum(pair) % 5)
+    assert found.verdict is not None
+    assert len(found.verdict.good) == count
+    assert found.failed == {}
+
+
+def test_only_the_first_size_says_what_is_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[Case] = [*CASES, ("all-reduce", 1 << 16, 1.0)]
+    found = searched(monkeypatch, 7, lambda pair, size: 0.1 if size < GIB else 20.0 if 6 in pair else 40.0, cases=cases)
+    assert found.verdict is not None
+    assert found.verdict.bad == ("n6",)
+
+
+def test_numbers_that_scatter_are_unknown_and_accuse_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = (0.5, 0.8, 1.0, 1.5, 2.0)
+    found = searched(monkeypatch, 4, lambda pair, _: 4.0 if 1 in pair else 40.0, scatter=wild)
+    assert found.verdict is not None
+    assert (found.verdict.bad, found.failed) == ((), {})
+    assert _code(found, None) == 3
+    assert _code(searched(monkeypatch, 4, lambda pair, _: 40.0), None) == 0
+
+
+def test_a_floor_and_a_host_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = searched(monkeypatch, 4, lambda pair, _: 10.0 if 1 in pair else 40.0, absent={3}, floor=30.0)
+    assert found.verdict is not None
+    assert (found.verdict.good, found.verdict.bad, set(found.absent)) == (("n0", "n2"), ("n1",), {"n3"})
