@@ -72,7 +72,8 @@ def measurement(found: Found, subject: str) -> Measurement:
             "devices": ", ".join(sorted({name for _, _, name in found.who})),
         },
         verified=told.verified,
-        invalid=fault(told, Conditions(), ceilings=Ceilings()),
+        # TCP is the CPU's work.
+        invalid=fault(told, Conditions(), ceilings=Ceilings(), on_host="Socket" in str(told.settings["transport"])),
         details=told.details,
         seconds=round(sum(found.seconds), 3),
     )

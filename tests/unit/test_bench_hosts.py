@@ -118,3 +118,15 @@ def test_a_floor_and_a_host_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
     found = searched(monkeypatch, 4, lambda pair, _: 10.0 if 1 in pair else 40.0, absent={3}, floor=30.0)
     assert found.verdict is not None
     assert (found.verdict.good, found.verdict.bad, set(found.absent)) == (("n0", "n2"), ("n1",), {"n3"})
+
+
+@pytest.mark.parametrize(("via", "invalid"), [("NET/IB/GDRDMA", True), ("NET/Socket", False)])
+def test_tcp_scatters_as_what_the_cpu_does(via: str, invalid: bool) -> None:
+    """All-gathers of 64 MiB between two namespaces varied by 11 % (NCCL 2.28 over TCP, 2026-11-21)."""
+    document = {
+        "operation": "all-gather", "bytes": GIB, "ranks": 2, "seconds": [0.9, 0.93, 1.0, 1.07, 1.1],
+        "per_rank": [1.0, 1.0], "wrong": {}, "log": {**LOG, "via": {via: 8}},
+        "who": [["a", 0, "H200"], ["b", 0, "H200"]], "torch": "2",
+    }  # fmt: skip
+    (found,) = read_found(MARK.encode() + encoded(document))
+    assert bool(hosts.measurement(found, "a+b").invalid) is invalid
