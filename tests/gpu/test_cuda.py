@@ -95,7 +95,7 @@ def test_without_peer_access_the_way_through_the_host_is_named(gpus):
         pytest.skip("one GPU only")
     # In a process of its own: access that was once allowed stays.
     program = WITHOUT_ACCESS.format(tests=str(Path(__file__).parents[1]))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=100)
     assert done.stderr == ""
     print(done.stdout)
     assert done.stdout.startswith("no peer access: through the host's memory host None True ")
