@@ -9,7 +9,7 @@ from functools import partial
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
-from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.model import ALL_GPUS, Backend, Level, Sampled, Scope
 from hostcheck.errors import NotApplicable
 from hostcheck.registry import bench
 
@@ -138,7 +138,7 @@ def everyone(lab: Lab) -> Iterator[Sampled]:
         many = len(lab.gpus)
         turns = [(first, (first + step) % many) for step in range(1, many) for first in range(many)]
         lanes = [Lane(floor, first, second, first) for first, second in turns]
-        yield from _measure(lab, lanes, "all GPUs", 1, counted=len(lab.gpus) - 1, rule="what one GPU sends")
+        yield from _measure(lab, lanes, ALL_GPUS, 1, counted=len(lab.gpus) - 1, rule="what one GPU sends")
 
 
 def _open(lab: Lab, stack: ExitStack) -> Floor:
