@@ -105,7 +105,8 @@ def _node(number: int, cpus: set[int], meminfo: Path, root: str) -> Node:
     room, time_left = memory_left(root), cpus_left(root)
     most = len(cores) if time_left is None else max(1, int(time_left))
     least = free if room is None else min(free, room)
-    return Node(number, tuple(cores.values())[:most], sum(caches.values()), least)
+    # Interrupts gather on the first.
+    return Node(number, tuple(cores.values())[-most:], sum(caches.values()), least)
 
 
 def _read(path: Path) -> str:
