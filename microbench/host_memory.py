@@ -10,7 +10,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,10 +132,11 @@ def size_of(node: Node, arrays: int) -> int:
 
 
 def pairs(level: Level, found: Sequence[Node]) -> list[tuple[Node, Node]]:
-    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too."""
-    if level is Level.QUICK:
-        return [(node, node) for node in found]
-    return [(near, far) for near in found for far in found]
+    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too.
+
+    A socket without a memory module is a node that has none.
+    """
+    return [(near, far) for near in found for far in found if far.free_bytes and (near == far or level > Level.QUICK)]
 
 
 def _subject(near: Node, far: Node) -> str:
@@ -160,8 +161,7 @@ def bandwidth(lab: Lab) -> Iterator[Sampled]:
     """
     loops = _compiled()
     wanted = pairs(lab.level, nodes())
-    for near, far in wanted:
-        yield from _stream(lab, loops, near, far, cases=3 * len(wanted))
+    yield from _each(wanted, lambda near, far: _stream(lab, loops, near, far, cases=3 * len(wanted)))
 
 
 @bench(
@@ -177,8 +177,23 @@ def latency(lab: Lab) -> Iterator[Sampled]:
     """
     loops = _compiled()
     wanted = pairs(lab.level, nodes())
+    yield from _each(wanted, lambda near, far: [_chase(lab, loops, near, far, cases=len(wanted))])
+
+
+def _each(wanted: Sequence[tuple[Node, Node]], measure: Callable[[Node, Node], Iterable[Sampled]]) -> Iterator[Sampled]:
+    """Measure all pairs; those for which memory lacks keep the others from nothing.
+
+    Raises:
+        HostcheckError: at last, for which it did.
+    """
+    lacking: dict[str, None] = {}
     for near, far in wanted:
-        yield _chase(lab, loops, near, far, cases=len(wanted))
+        try:
+            yield from measure(near, far)
+        except HostcheckError as problem:
+            lacking[str(problem)] = None
+    if lacking:
+        raise HostcheckError("; ".join(lacking))
 
 
 def _compiled() -> _Loops:
