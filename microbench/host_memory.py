@@ -139,6 +139,13 @@ def pairs(level: Level, found: Sequence[Node]) -> list[tuple[Node, Node]]:
     return [(near, far) for near in found for far in found if far.free_bytes and (near == far or level > Level.QUICK)]
 
 
+def _apart(near: Node, far: Node) -> dict[str, Scalar]:
+    """Return how far two nodes are from each other: of remote memory only what is equally far is alike."""
+    from hostcheck.bench.pinning import distances
+
+    return {} if near == far else {"distance": distances(near.number).get(far.number, 0)}
+
+
 def _subject(near: Node, far: Node) -> str:
     return near.subject if near == far else f"{near.subject}>{far.subject}"
 
@@ -318,7 +325,7 @@ def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> It
     crew = _Crew(near.cpus, prepare)
     settings: dict[str, Scalar] = {
         "bytes of each array": 8 * count * len(near.cpus), "threads": len(near.cpus), "data": "random",
-        "bytes": "loaded plus stored, as STREAM counts",
+        "bytes": "loaded plus stored, as STREAM counts", **_apart(near, far),
     }  # fmt: skip
     try:
         sums = [0] * len(near.cpus)
@@ -416,7 +423,7 @@ def _chase(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Sam
         samples=tuple(seconds / _CHASED * 1e9 for seconds in times),
         unit="ns",
         subject=_subject(near, far),
-        settings={"bytes": size, "order": "random, each line once", "huge pages": "asked for"},
+        settings={"bytes": size, "order": "random, each line once", "huge pages": "asked for", **_apart(near, far)},
         verified=place[0] == int(order[chased * _CHASED % lines]),
         invalid=_misplaced(kept, far),
     )

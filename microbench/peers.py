@@ -14,7 +14,7 @@ from hostcheck.errors import NotApplicable
 from hostcheck.registry import bench
 
 from . import pattern
-from .links import peer_link
+from .links import path_between, peer_link
 from .repeat import one_by_one, repeated
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Lane:
         self.direct = self.sender.reach(receiver) and receiver.reach(self.sender)
         if not self.direct:
             self.transport, self.limit, self.limit_source = _NO_ACCESS, None, ""
+        self.path = "" if self.transport == "nvlink" else path_between(*ends)
 
     def copy(self) -> None:
         """Queue the copy."""
@@ -182,6 +183,7 @@ def _measure(
             "transport": ", ".join(sorted({lane.transport for lane in lanes})),
             "data": "pseudo-random",
             "clock": "events" if all(lane.direct for lane in lanes) else "host",
+            **({"path": ", ".join(paths)} if (paths := sorted({lane.path for lane in lanes} - {""})) else {}),
         },
         verified=sum(lane.wrong() for lane in lanes) == 0,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench_lab import StandInLab
+from hostcheck.bench import pinning
 from hostcheck.bench.model import Level, Sampled
 from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
 from hostcheck.microbench import gds, host_memory, jitter, storage
@@ -57,6 +58,12 @@ def test_a_node_without_memory_and_one_with_too_little_keep_the_others_from_noth
     with pytest.raises(HostcheckError, match="node6 has 1 MiB of memory free"):
         came.extend(host_memory.latency(small))
     assert [(each.subject, each.verified) for each in came] == [("node0", True)]
+
+
+def test_remote_memory_is_alike_where_it_is_equally_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "distances", lambda node: {0: 10, 1: 12, 2: 32})
+    near, *others = (host_memory.Node(number, (0,), 0, 1) for number in range(3))
+    assert [host_memory._apart(near, far) for far in (near, *others)] == [{}, {"distance": 12}, {"distance": 32}]
 
 
 def test_a_cpu_that_is_gone_ends_it_and_hangs_nobody(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
