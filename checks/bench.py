@@ -319,7 +319,7 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
         raise NotApplicable("nothing was measured on one GPU alone")
     for subject, (part, words, bench) in worst.items():
         if subject not in counted and not part:
-            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="NVML counts no slowdowns here")
+            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="no counter of slowdowns is on record")
             continue
         percent = round(100 * part, 1)
         yield expect(SLOWDOWN).judge(
@@ -358,7 +358,7 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):
         if subject not in counted:
-            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="NVML counts no errors here")
+            yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="no counter of errors is on record")
         elif not grew.get(subject):
             yield Finding(status=Status.PASS, subject=subject, summary="no error was counted", observed=0)
         for name, more in grew.get(subject, {}).items():

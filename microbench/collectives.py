@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 
-from hostcheck.bench.bus import sampled
+from hostcheck.bench.bus import name_of, sampled
 from hostcheck.bench.collective import Ranks
 from hostcheck.bench.lab import Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
@@ -123,14 +123,17 @@ def _measure(lab: Lab, operation: str) -> Iterator[Sampled]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise NotApplicable("there is one GPU, and nobody to talk to")
     ranks = _join(lab.gpu.ordinal)
-    sizes = [size for size in SIZES[min(lab.level, Level.FULL)] if size <= _room(ranks)]
-    if not sizes:
-        raise HostcheckError("less than a few MiB of GPU memory are free: nvidia-smi shows what runs there")
+    free, total = _room(ranks)
+    wanted = [size for size in SIZES[min(lab.level, Level.FULL)] if size <= total]
+    sizes = [size for size in wanted if size <= free]
     for size in sizes:
         with lab.watch():
             found = ranks.measure(operation, size, lab.seconds / len(sizes) / 2)
         # Each rank tells, since its conditions are its own; what is kept of the number is what rank 0 says.
         yield sampled(found, lab.gpu)
+    if len(sizes) < len(wanted):
+        lacking = ", ".join(name_of(size) for size in wanted[len(sizes) :])
+        raise HostcheckError(f"for {lacking} too little GPU memory is free: nvidia-smi shows what runs there")
 
 
 @cache
@@ -145,6 +148,7 @@ def _join(ordinal: int) -> Ranks:
     return Ranks("nccl", ordinal, _LIMIT)
 
 
-def _room(ranks: Ranks) -> int:
-    """Return how large an operation may be on the GPU with the least memory free."""
-    return int(min(ranks.share(ranks.torch.cuda.mem_get_info()[0])) * 0.9 / _BUFFERS)
+def _room(ranks: Ranks) -> tuple[int, int]:
+    """Return how large an operation may be on the GPU with the least memory free, and on the one with the least."""
+    free, total = zip(*ranks.share(ranks.torch.cuda.mem_get_info()), strict=True)
+    return int(min(free) * 0.9 / _BUFFERS), int(min(total) * 0.9 / _BUFFERS)

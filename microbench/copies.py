@@ -161,15 +161,15 @@ def cases(lab: Lab) -> list[Case]:
 
 def far_node(own: int, root: str = "/") -> int | None:
     """Return the NUMA node with CPUs and memory that is farthest from a node, None where there is no other."""
+    from hostcheck.bench.pinning import distances
+
     nodes = Path(root, "sys/devices/system/node")
     with suppress(OSError, ValueError, Unavailable):
-        online = parse_cpu_list((nodes / "online").read_text("ascii"))
         # A GPU of a superchip is a node with memory and without CPUs.
         whole = set(parse_cpu_list((nodes / "has_memory").read_text("ascii")))
         whole &= set(parse_cpu_list((nodes / "has_cpu").read_text("ascii")))
-        distances = dict(zip(online, map(int, (nodes / f"node{own}/distance").read_text("ascii").split()), strict=True))
-        others = [node for node in online if node in whole and node != own]
-        return max(others, key=lambda node: distances[node], default=None)
+        others = {node: far for node, far in distances(own, root).items() if node in whole and node != own}
+        return max(others, key=lambda node: others[node], default=None)
     return None
 
 

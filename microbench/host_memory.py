@@ -10,7 +10,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,8 @@ def _node(number: int, cpus: set[int], meminfo: Path, root: str) -> Node:
     room, time_left = memory_left(root), cpus_left(root)
     most = len(cores) if time_left is None else max(1, int(time_left))
     least = free if room is None else min(free, room)
-    return Node(number, tuple(cores.values())[:most], sum(caches.values()), least)
+    # Interrupts gather on the first.
+    return Node(number, tuple(cores.values())[-most:], sum(caches.values()), least)
 
 
 def _read(path: Path) -> str:
@@ -131,10 +132,18 @@ def size_of(node: Node, arrays: int) -> int:
 
 
 def pairs(level: Level, found: Sequence[Node]) -> list[tuple[Node, Node]]:
-    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too."""
-    if level is Level.QUICK:
-        return [(node, node) for node in found]
-    return [(near, far) for near in found for far in found]
+    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too.
+
+    A socket without a memory module is a node that has none.
+    """
+    return [(near, far) for near in found for far in found if far.free_bytes and (near == far or level > Level.QUICK)]
+
+
+def _apart(near: Node, far: Node) -> dict[str, Scalar]:
+    """Return how far two nodes are from each other: of remote memory only what is equally far is alike."""
+    from hostcheck.bench.pinning import distances
+
+    return {} if near == far else {"distance": distances(near.number).get(far.number, 0)}
 
 
 def _subject(near: Node, far: Node) -> str:
@@ -159,8 +168,7 @@ def bandwidth(lab: Lab) -> Iterator[Sampled]:
     """
     loops = _compiled()
     wanted = pairs(lab.level, nodes())
-    for near, far in wanted:
-        yield from _stream(lab, loops, near, far, cases=3 * len(wanted))
+    yield from _each(wanted, lambda near, far: _stream(lab, loops, near, far, cases=3 * len(wanted)))
 
 
 @bench(
@@ -176,8 +184,23 @@ def latency(lab: Lab) -> Iterator[Sampled]:
     """
     loops = _compiled()
     wanted = pairs(lab.level, nodes())
+    yield from _each(wanted, lambda near, far: [_chase(lab, loops, near, far, cases=len(wanted))])
+
+
+def _each(wanted: Sequence[tuple[Node, Node]], measure: Callable[[Node, Node], Iterable[Sampled]]) -> Iterator[Sampled]:
+    """Measure all pairs; those for which memory lacks keep the others from nothing.
+
+    Raises:
+        HostcheckError: at last, for which it did.
+    """
+    lacking: dict[str, None] = {}
     for near, far in wanted:
-        yield _chase(lab, loops, near, far, cases=len(wanted))
+        try:
+            yield from measure(near, far)
+        except HostcheckError as problem:
+            lacking[str(problem)] = None
+    if lacking:
+        raise HostcheckError("; ".join(lacking))
 
 
 def _compiled() -> _Loops:
@@ -302,7 +325,7 @@ def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> It
     crew = _Crew(near.cpus, prepare)
     settings: dict[str, Scalar] = {
         "bytes of each array": 8 * count * len(near.cpus), "threads": len(near.cpus), "data": "random",
-        "bytes": "loaded plus stored, as STREAM counts",
+        "bytes": "loaded plus stored, as STREAM counts", **_apart(near, far),
     }  # fmt: skip
     try:
         sums = [0] * len(near.cpus)
@@ -400,7 +423,7 @@ def _chase(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Sam
         samples=tuple(seconds / _CHASED * 1e9 for seconds in times),
         unit="ns",
         subject=_subject(near, far),
-        settings={"bytes": size, "order": "random, each line once", "huge pages": "asked for"},
+        settings={"bytes": size, "order": "random, each line once", "huge pages": "asked for", **_apart(near, far)},
         verified=place[0] == int(order[chased * _CHASED % lines]),
         invalid=_misplaced(kept, far),
     )

@@ -23,6 +23,13 @@ _LINK_COUNT, _LINK_MBS = 91, 164  # NVML_FI_DEV_NVLINK_LINK_COUNT, NVML_FI_DEV_N
 _LINE_SHARE = 16 / 17
 
 
+# NVML_TOPOLOGY_*
+_PATHS = {
+    0: "one card", 10: "one switch", 20: "several switches", 30: "one host bridge", 40: "one NUMA node",
+    50: "between NUMA nodes",
+}  # fmt: skip
+
+
 class Nvml:
     """NVML for as long as it is asked; what it does not tell is None."""
 
@@ -97,6 +104,17 @@ def peer_link(first: BenchGpu, second: BenchGpu) -> tuple[str, float | None, str
     if links and speed:
         return "nvlink", links * speed * _LINE_SHARE / 1e3, f"{links} links of {speed} MB/s on the line (NVML)"
     return "nvlink", None, ""
+
+
+def path_between(first: BenchGpu, second: BenchGpu) -> str:
+    """Return what two GPUs share of the way over PCIe, such as "one switch"; empty where NVML does not tell.
+
+    Between some pairs of equal cards there is one switch and between others the whole host, with other rates.
+    """
+    with Nvml() as nvml:
+        other = nvml.handle(second)
+        level = None if other is None else nvml.ask("nvmlDeviceGetTopologyCommonAncestor", first, other)
+    return _PATHS.get(level, "") if isinstance(level, int) else ""
 
 
 def _cite(gpu: BenchGpu, group: str) -> str:

@@ -9,12 +9,12 @@ from functools import partial
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
-from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.model import ALL_GPUS, Backend, Level, Sampled, Scope
 from hostcheck.errors import NotApplicable
 from hostcheck.registry import bench
 
 from . import pattern
-from .links import peer_link
+from .links import path_between, peer_link
 from .repeat import one_by_one, repeated
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Lane:
         self.direct = self.sender.reach(receiver) and receiver.reach(self.sender)
         if not self.direct:
             self.transport, self.limit, self.limit_source = _NO_ACCESS, None, ""
+        self.path = "" if self.transport == "nvlink" else path_between(*ends)
 
     def copy(self) -> None:
         """Queue the copy."""
@@ -142,7 +143,7 @@ def everyone(lab: Lab) -> Iterator[Sampled]:
         # On streams of their own a GPU's copies share its engines unevenly: 170 to 390 GB/s on four H200.
         streams = [device.stream() for device in floor.devices]
         lanes = [Lane(floor, first, second, first, streams[first]) for first, second in turns]
-        yield from _measure(lab, lanes, "all GPUs", 1, counted=len(lab.gpus) - 1, rule="what one GPU sends")
+        yield from _measure(lab, lanes, ALL_GPUS, 1, counted=len(lab.gpus) - 1, rule="what one GPU sends")
 
 
 def _open(lab: Lab, stack: ExitStack) -> Floor:
@@ -187,6 +188,7 @@ def _measure(
             "transport": ", ".join(sorted({lane.transport for lane in lanes})),
             "data": "pseudo-random",
             "clock": "events" if all(lane.direct for lane in lanes) else "host",
+            **({"path": ", ".join(paths)} if (paths := sorted({lane.path for lane in lanes} - {""})) else {}),
         },
         verified=sum(lane.wrong() for lane in lanes) == 0,
     )

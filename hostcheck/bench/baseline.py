@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import median
 
 from hostcheck.bench.floors import in_unit_of
-from hostcheck.bench.model import Backend, Measurement, Scope, Session
+from hostcheck.bench.model import ALL_GPUS, Backend, Measurement, Scope, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
-from hostcheck.facts.bench import judge_of, lower_is_better, read_session
+from hostcheck.facts.bench import gpus_in, judge_of, lower_is_better, read_session
 from hostcheck.registry import load_benches
 from hostcheck.render.fold import fold_line
 
@@ -165,16 +165,10 @@ def _models(session: Session, measured: Measurement) -> list[str]:
     if "hosts" in measured.settings:
         # Hosts may be called gpu01; what they have is among the settings.
         return []
-    found = [session.devices.get(f"gpu{index}", {}).get("name", "unknown") for index in _indices(measured.subject)]
-    return sorted(set(found))
-
-
-def _indices(subject: str) -> list[int]:
-    every: list[int] = []
-    for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject):
-        for span in re.findall(r"(\d{1,4})(?:-(\d{1,4}))?", listed or single):
-            every += range(int(span[0]), int(span[1] or span[0]) + 1)
-    return every
+    named = [f"gpu{index}" for index in gpus_in(measured.subject)]
+    if measured.subject == ALL_GPUS:
+        named = list(session.devices)
+    return sorted({session.devices.get(subject, {}).get("name", "unknown") for subject in named})
 
 
 def _renamed(baseline: Session, now: Session) -> Session:

@@ -31,6 +31,10 @@ UNVERIFIED = "its output was not verified"
 """Why such a number is invalid."""
 
 
+ALL_GPUS = "all GPUs"
+"""The subject of what no GPU does without the others."""
+
+
 class Level(IntEnum):
     """How much is measured: a whole host in under a minute, in five, in an hour, and until told to stop."""
 

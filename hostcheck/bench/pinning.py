@@ -35,6 +35,16 @@ def cpus_of(node: int, root: str = "/") -> set[int]:
         return set()
 
 
+def distances(node: int, root: str = "/") -> dict[int, int]:
+    """Return how far a node is from each that is online, as the firmware tells (10 is itself); empty if it does not."""
+    nodes = Path(root, "sys/devices/system/node")
+    try:
+        online = parse_cpu_list((nodes / "online").read_text("ascii"))
+        return dict(zip(online, map(int, (nodes / f"node{node}/distance").read_text("ascii").split()), strict=True))
+    except (OSError, ValueError, Unavailable):
+        return {}
+
+
 def pin(node: int | None, root: str = "/") -> str:
     """Keep this process on the CPUs and the memory of a node.
 

@@ -207,7 +207,7 @@ def run(
     for target, text in zip(targets, programs, strict=True):
         threading.Thread(target=ask, args=(target, text), name=target.name, daemon=True).start()
     try:
-        return _gather(targets, came, open_, time.monotonic() + most + _GRACE, len(launch.cases))
+        return _gather(targets, came, open_, time.monotonic() + most + _GRACE, launch.cases)
     finally:
         for transport in list(open_.values()):
             with suppress(Exception):
@@ -219,7 +219,7 @@ def _gather(
     came: queue.SimpleQueue[tuple[Target, Answer]],
     open_: Mapping[str, Transport],
     deadline: float,
-    cases: int,
+    cases: Sequence[Case],
 ) -> Outcome:
     answers: dict[str, Answer] = {}
     failed: dict[str, str] = {}
@@ -255,9 +255,17 @@ def _gather(
             found = tuple(read_found(first.out))
         except HostcheckError as problem:
             failed[targets[0].name] = str(problem)
-        if not failed and len(found) < cases:
-            failed[targets[0].name] = f"it gave {len(found)} of {cases} results"
+        if not failed and len(found) != len(cases):
+            failed[targets[0].name] = f"it gave {len(found)} of {len(cases)} results"
+        elif not failed and not all(_is_of(one, case, len(targets)) for one, case in zip(found, cases, strict=True)):
+            failed[targets[0].name] = "what it sent is not what was to be measured"
     return Outcome(found=found, failed=failed, absent=frozenset(absent))
+
+
+def _is_of(found: Found, case: Case, hosts: int) -> bool:
+    """Whether a result is that of a case, measured between so many hosts; sizes are rounded to what ranks share."""
+    operation, size, _ = case
+    return found.operation == operation and found.ranks >= hosts and abs(found.bytes - size) <= 4 * found.ranks
 
 
 def read_found(out: bytes) -> Iterator[Found]:

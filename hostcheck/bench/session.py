@@ -19,6 +19,7 @@ from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope, S
 from hostcheck.bench.parent import Harvest, Parent, Progress, Step
 from hostcheck.bench.pinning import node_of
 from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.facts.bench import gpus_in
 from hostcheck.facts.gpu_types import Gpu
 from hostcheck.gpu_table import find
 from hostcheck.registry import Bench, select
@@ -346,7 +347,8 @@ def measure(
 
 def _encrypted(measured: Measurement, confidential: set[str]) -> Measurement:
     """Return a measurement without its limit where that does not hold, since each copy is encrypted."""
-    named = set(re.findall(r"gpu\d+", measured.subject))
+    # What names none, all of them took part in.
+    named = {f"gpu{index}" for index in gpus_in(measured.subject)} or confidential
     if not named & confidential or not measured.bench.startswith(("copy.", "peer.", "nccl.")):
         return measured
     settings = {**measured.settings, "confidential computing": "on"}

@@ -37,9 +37,6 @@ JUDGES = {
 SHARED = ("copy.*", "overlap.*")
 """Benchmarks with which GPUs at once share the memory of the host: too little for one is then not that GPU's own."""
 
-# The first GPU of a subject such as "gpu0", "gpu0>gpu1" or "gpu[0-7]".
-_GPU = re.compile(r"gpu\[?(\d+)")
-
 
 def parse_results(reading: Reading) -> Session:
     """Parse a session.
@@ -103,10 +100,19 @@ def about(session: Session, *patterns: str) -> Session:
     )
 
 
+def gpus_in(subject: str) -> list[int]:
+    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host or all GPUs."""
+    every: list[int] = []
+    for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject):
+        for first, last in re.findall(r"(\d{1,4})(?:-(\d{1,4}))?", listed or single):
+            every += range(int(first), int(last or first) + 1)
+    return every
+
+
 def traits(session: Session, measured: Measurement) -> Mapping[str, str]:
     """Return what expectation layers match on: the GPU's model, how many took part, and how they talked."""
-    named = _GPU.match(measured.subject)
-    device = session.devices.get(f"gpu{named[1]}", {}) if named else {}
+    named = gpus_in(measured.subject)
+    device = session.devices.get(f"gpu{named[0]}", {}) if named else {}
     known = {"pci": device.get("pci_id", ""), "gpu_arch": device.get("architecture", "")}
     for word in ("ranks", "transport", "algorithm"):
         known[word] = str(measured.settings.get(word, ""))

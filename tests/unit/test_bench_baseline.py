@@ -109,6 +109,9 @@ def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
     found = compare(then, other)
     assert [each.subject for each in found.compared] == ["gpu0"]
     assert "peer.copy on gpu0>gpu1: another GPU: H100 then, H100, H200 now" in found.apart
+    every = replace(TRIAD, bench="peer.all", subject="all GPUs")
+    found = compare(replace(then, measurements=(every,)), replace(other, measurements=(every,)))
+    assert found.apart == ("peer.all on all GPUs: another GPU: H100 then, H100, H200 now",)
     unnamed = replace(then, devices={})
     assert compare(unnamed, unnamed).compared == (), "of what is not known it cannot be said that it is the same"
 

@@ -6,16 +6,21 @@ import json
 import os
 import socket
 import subprocess
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torchlab
 
+from bench_lab import StandInLab
 from hostcheck.bench import bus, collective
 from hostcheck.bench.lab import BenchGpu
+from hostcheck.errors import HostcheckError
 from hostcheck.gpu_table import table
+from hostcheck.microbench import collectives
 
 SAMPLES = Path(__file__).parent / "samples"
 H200 = next(model for model in table().models if model.id.startswith("h200"))
@@ -33,6 +38,38 @@ gpu-06:4015:4015 [0] NCCL INFO Channel 01/1 : 33[1] -> 41[1] [send] via NET/IBex
 gpu-06:4015:4015 [0] NCCL WARN NET/IB : Got completion from peer 10.0.0.1<55921> with status=12
 gpu-06:4015:4015 [0] NCCL INFO NCCL_ALGO set by environment to Ring
 """
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "measured", "says"),
+    [
+        (70, 80, ["1 GiB", "2 GiB"], ""),
+        (5, 80, ["1 GiB"], "for 2 GiB too little GPU memory is free: nvidia-smi shows what runs there"),
+        (1, 80, [], "for 1 GiB, 2 GiB too little GPU memory is free"),
+        # What does not fit into the part at all is not missing.
+        (3.8, 4, ["1 GiB"], ""),
+    ],
+)
+def test_a_size_for_which_memory_lacks_is_told(
+    monkeypatch: pytest.MonkeyPatch, free: float, total: float, measured: list[str], says: str
+) -> None:
+    class Alone:
+        torch = SimpleNamespace(cuda=SimpleNamespace(mem_get_info=lambda: (int(free * 2**30), int(total * 2**30))))
+
+        def share(self, mine: Any) -> list[Any]:
+            return [mine, mine]
+
+        def measure(self, operation: str, size: int, seconds: float) -> int:
+            return size
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(collectives, "_join", lambda ordinal: Alone())
+    monkeypatch.setattr(collectives, "sampled", lambda found, gpu: bus.name_of(found))
+    came: list[Any] = []
+    with pytest.raises(HostcheckError, match=says) if says else nullcontext():
+        for each in collectives.all_reduce(StandInLab(gpus=(GPU,))):
+            came.append(each)
+    assert came == measured
 
 
 def free_port() -> int:

@@ -534,14 +534,15 @@ def test_all_copies_at_once_are_waited_for_before_their_times_are_read(monkeypat
     ids=["one way", "both ways", "all of eight"],
 )
 def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeypatch):
-    wrong = [0]
+    wrong, path = [0], ["one switch"]
 
     def lane(first):
         return SimpleNamespace(
             sender=SimpleNamespace(ordinal=first),
             limit=450.0,
             limit_source="datasheet",
-            transport="nvlink",
+            transport="pcie",
+            path=path[0],
             direct=True,
             ends=("gpu0", "gpu1"),
             poison=lambda: None,
@@ -558,5 +559,8 @@ def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeyp
     assert sampled.samples[0] == pytest.approx(rate)
     assert sampled.limit == pytest.approx(limit)
     assert sampled.verified
+    assert sampled.settings["path"] == "one switch", "others take another, and are no equals"
+    path[0] = ""
+    assert "path" not in measure().settings
     wrong[0] = 1
     assert not measure().verified

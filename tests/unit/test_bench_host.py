@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench_lab import StandInLab
+from hostcheck.bench import pinning
 from hostcheck.bench.model import Level, Sampled
 from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
 from hostcheck.microbench import host_memory, jitter, storage
@@ -45,6 +46,24 @@ def test_memory_is_read_copied_and_combined_by_every_core(small: StandInLab) -> 
         assert sampled.settings["threads"] == len(cpus())
         assert all(rate > 0 for rate in sampled.samples)
     assert os.sched_getaffinity(0) == before, "threads are bound, not the process"
+
+
+def test_a_node_without_memory_and_one_with_too_little_keep_the_others_from_nothing(
+    small: StandInLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = host_memory.Node
+    found = (node(5, cpus(), 0, 0), node(6, cpus(), 0, 1 << 20), node(0, cpus(), 0, 2**30))
+    monkeypatch.setattr(host_memory, "nodes", lambda: found)
+    came: list[Sampled] = []
+    with pytest.raises(HostcheckError, match="node6 has 1 MiB of memory free"):
+        came.extend(host_memory.latency(small))
+    assert [(each.subject, each.verified) for each in came] == [("node0", True)]
+
+
+def test_remote_memory_is_alike_where_it_is_equally_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "distances", lambda node: {0: 10, 1: 12, 2: 32})
+    near, *others = (host_memory.Node(number, (0,), 0, 1) for number in range(3))
+    assert [host_memory._apart(near, far) for far in (near, *others)] == [{}, {"distance": 12}, {"distance": 32}]
 
 
 def test_a_cpu_that_is_gone_ends_it_and_hangs_nobody(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +150,7 @@ def test_too_little_memory_is_one_line() -> None:
 
 
 def test_a_quick_run_measures_no_pairs() -> None:
-    two = [host_memory.Node(number, (0,), 0, 0) for number in (0, 1)]
+    two = [host_memory.Node(number, (0,), 0, 2**30) for number in (0, 1)]
     assert [host_memory._subject(*pair) for pair in host_memory.pairs(Level.QUICK, two)] == ["node0", "node1"]
     every = [host_memory._subject(*pair) for pair in host_memory.pairs(Level.STANDARD, two)]
     assert every == ["node0", "node0>node1", "node1>node0", "node1"]

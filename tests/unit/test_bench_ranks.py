@@ -145,6 +145,19 @@ def test_fewer_results_than_asked_for_are_a_failure() -> None:
     assert answered(GOOD, QUIET, cases=2).failed == {"n0": "it gave 1 of 2 results"}
 
 
+@pytest.mark.parametrize("changes", [{"operation": "all-gather"}, {"bytes": 1 << 20}])
+def test_a_result_of_something_else_is_a_failure(changes: dict[str, Any]) -> None:
+    outcome = answered(Answer(reach=Reach.OK, out=line(**changes)), QUIET)
+    assert outcome.failed == {"n0": "what it sent is not what was to be measured"}
+
+
+def test_a_result_between_fewer_hosts_and_one_too_many_are_failures() -> None:
+    assert answered(GOOD, QUIET, QUIET).failed == {"n0": "what it sent is not what was to be measured"}
+    assert answered(Answer(reach=Reach.OK, out=line() + b"\n" + line()), QUIET).failed == {
+        "n0": "it gave 2 of 1 results"
+    }
+
+
 def test_garbage_is_a_failure_of_the_host() -> None:
     outcome = answered(Answer(reach=Reach.OK, out=MARK.encode() + b'{"operation": "\x1b[2J"}'), QUIET)
     assert list(outcome.failed) == ["n0"]

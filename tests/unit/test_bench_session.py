@@ -15,7 +15,18 @@ import bench_fakes  # noqa: F401 (it registers benchmarks)
 from hostcheck.audit import judge
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
-from hostcheck.bench.session import BUDGET, SPARE, Host, choose, gpus_on_bus, lacking, look, plan, with_results
+from hostcheck.bench.session import (
+    BUDGET,
+    SPARE,
+    Host,
+    _encrypted,
+    choose,
+    gpus_on_bus,
+    lacking,
+    look,
+    plan,
+    with_results,
+)
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import KEYS, Expect, Layer, read_layer
@@ -171,6 +182,20 @@ def session(**changes: object) -> Session:
     )
     made = Session(tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=(measured,))
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bench", "subject", "limit"),
+    [
+        ("copy.h2d", "gpu0", 63.0), ("copy.h2d", "gpu1", None), ("peer.copy", "gpu0>gpu1", None),
+        ("nccl.all-reduce", "gpu[0-3]", None), ("nccl.all-reduce", "gpu[2-3]", 63.0), ("peer.all", "all GPUs", None),
+        ("hbm.triad", "gpu1", 63.0),
+    ],
+)  # fmt: skip
+def test_what_is_encrypted_has_no_limit(bench: str, subject: str, limit: float | None) -> None:
+    measured = Measurement(bench=bench, subject=subject, unit="GB/s", value=1.0, limit=63.0)
+    assert _encrypted(measured, {"gpu1"}).limit == limit
+    assert _encrypted(measured, set()).limit == 63.0
 
 
 def test_a_session_comes_back_from_an_archive_as_it_was() -> None:
