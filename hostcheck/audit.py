@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from hostcheck.checklist import Checklist
 from hostcheck.engine import chosen_ids, evaluate
-from hostcheck.errors import HostcheckError
+from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
 from hostcheck.facts.base import Facts
-from hostcheck.model import Actor, Result, Run, Severity, Status
+from hostcheck.model import Actor, Figure, Result, Run, Severity, Status
 from hostcheck.registry import Check, load_checks
 from hostcheck.snapshot.probes import Probe, is_given
 from hostcheck.snapshot.reading import Ending, Snapshot
@@ -115,16 +115,38 @@ def judge(
         today: the day on which waivers must still hold; the snapshot's own where none is given.
         facts: the snapshot's facts, where the caller wants to go on using what was parsed.
     """
+    facts = facts or Facts(snapshot)
+    layers = layers_for(snapshot, checklist, site)
     run = evaluate(
         snapshot,
         checklist,
         load_checks(),
-        layers_for(snapshot, checklist, site),
+        layers,
         fail_on=fail_on,
         today=today.isoformat() if today else None,
         facts=facts,
     )
-    return replace(run, results=tuple(_for_tune(result) for result in run.results))
+    return replace(
+        run,
+        results=tuple(_for_tune(result) for result in run.results),
+        measured=_measured(facts, (*layers, *checklist.layers)),
+    )
+
+
+def _measured(facts: Facts, layers: Sequence[Layer]) -> tuple[Figure, ...]:
+    """Return what was measured, beside what it is held against; nothing where there are no measurements."""
+    if facts.snapshot.reading("bench.results").ending is not Ending.OK:
+        return ()
+    # An audit without measurements does without these.
+    from hostcheck.bench.figures import figures
+    from hostcheck.bench.floors import Floors
+    from hostcheck.facts.bench import SESSION
+    from hostcheck.facts.host import traits
+
+    try:
+        return figures(facts.get(SESSION), Floors(layers, traits(facts)))
+    except Unavailable:
+        return ()
 
 
 @cache

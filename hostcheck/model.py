@@ -183,6 +183,41 @@ class Attestation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A number of `hostcheck bench`, of one part or of several equal ones, beside what is possible and what is wanted.
+
+    Attributes:
+        bench, case: what was measured, such as "gemm.bf16" and "8192".
+        unit: of `value`, `worst` and `limit`.
+        subjects: the parts that it is of.
+        value: the median of the parts.
+        worst, worst_on: the worst of them, and which that is.
+        limit: what is physically possible; None where that is not known.
+        share: of `limit`, in %; None for times, and where there is no limit.
+        floor: the share that is wanted of each part; None where nobody says.
+        is_short: the worst part is below the floor.
+        how: "all at once" or "each alone" where parts were measured both ways, or each alone; else empty.
+        joules_per_tflop: energy of 10^12 operations; None where it was not told.
+        invalid: why the number may not be believed; empty where it may.
+    """
+
+    bench: str
+    case: str
+    unit: str
+    subjects: tuple[str, ...]
+    value: float | None
+    worst: float | None = None
+    worst_on: str = ""
+    limit: float | None = None
+    share: float | None = None
+    floor: float | None = None
+    is_short: bool = False
+    how: str = ""
+    joules_per_tflop: float | None = None
+    invalid: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One host's audit: everything that any output shows.
 
@@ -193,6 +228,7 @@ class Run:
         fail_on: failures below this severity do not count towards the exit code.
         results: one for each check, in id order.
         probes: how each probe ended.
+        measured: what `hostcheck bench` measured, as the results judge it; empty where it did not.
     """
 
     tool: str
@@ -203,6 +239,7 @@ class Run:
     results: tuple[Result, ...]
     probes: tuple[ProbeEnding, ...]
     attestations: tuple[Attestation, ...] = ()
+    measured: tuple[Figure, ...] = ()
     schema: int = SCHEMA
 
 

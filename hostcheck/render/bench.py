@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
 from hostcheck.bench.baseline import Comparison
+from hostcheck.bench.figures import figures
 from hostcheck.bench.floors import Floors
-from hostcheck.bench.model import Measurement, Session
-from hostcheck.facts.bench import lower_is_better
+from hostcheck.bench.model import Session
+from hostcheck.model import Figure
 from hostcheck.render.fold import fold_line
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
+from hostcheck.render.words import number, of_limit, of_whom
 
 _BAR = 16
 _NAME = 25
 _VALUE = 15
-_ALIKE = 0.01
-"""By this share the worst may be off without being named."""
-_CLOCKS = 0.2
 
 
 def render_session(
@@ -38,21 +36,11 @@ def render_session(
     page = _page(color, width, ascii)
     page.put(("MEASURED", "bold"), (_headline(session), "dim"), hang=2, between="  ")
     page.blank()
-    groups: list[list[Measurement]] = []
-    for measured in session.measurements:
-        beside = next((group for group in groups if _share_a_line(group[0], measured)), None)
-        if beside is None:
-            groups.append([measured])
-        else:
-            beside.append(measured)
-    shown = ""
-    alone = {(measured.bench, measured.case) for measured in session.measurements if measured.alone}
-    for group in groups:
-        bench, together = group[0].bench, not group[0].alone and (group[0].bench, group[0].case) in alone
-        least = {floors.share(session, measured) for measured in group} if floors and not together else {None}
-        _line(page, group, "" if bench == shown else bench, least.pop() if len(least) == 1 else None, together)
-        shown = bench
-    if not groups:
+    shown: tuple[str, str] = "", ""
+    for figure in figures(session, floors):
+        _line(page, figure, shown)
+        shown = figure.bench, figure.case
+    if not session.measurements:
         page.put("nothing", indent=2)
     _pinning(page, session)
     _unseen(page, session)
@@ -101,11 +89,6 @@ def render_comparison(
     return page.text()
 
 
-def number(value: float) -> str:
-    """Spell a number with about four digits."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def _page(color: bool | None, width: int | None, ascii: bool | None) -> Page:
     return Page(
         width=page_width() if width is None else width,
@@ -125,58 +108,33 @@ def _headline(session: Session) -> str:
     return ", ".join([*parts, f"{session.seconds:.0f} s"])
 
 
-def _share_a_line(one: Measurement, other: Measurement) -> bool:
-    """Whether two are the same thing, with limits that differ no more than the clocks of equal parts."""
-    if (one.bench, one.case, one.unit, one.alone) != (other.bench, other.case, other.unit, other.alone):
-        return False
-    if not one.limit or not other.limit:
-        return one.limit == other.limit
-    return abs(one.limit / other.limit - 1) < _CLOCKS
-
-
-def _line(page: Page, group: Sequence[Measurement], bench: str, floor: float | None, together: bool) -> None:
-    valid = [measured for measured in group if not measured.invalid and measured.value is not None]
-    subjects = fold_line([measured.subject for measured in valid], most=3)
-    head = f"{bench:<14} {group[0].case}" if page.width >= 60 else f"{bench} {group[0].case}"
-    if valid:
-        values = [measured.value or 0.0 for measured in valid]
-        middle = median(values)
-        limits = [measured.limit for measured in valid if measured.limit]
-        limit = median(limits) if limits else None
-        text = f"{number(middle):>7} {group[0].unit}"
-        beside: tuple[str, str] = ("", "")
-        if limit and not lower_is_better(group[0].unit):
-            share = middle / limit
-            least = f", at least {floor:g}%" if floor is not None else ""
-            style = "red" if floor is not None and 100 * min(values) / limit < floor else "green"
-            beside = (f"{_bar(share, floor, page.ascii)} {share:>6.1%} of {number(limit)}{least}", style)
+def _line(page: Page, figure: Figure, shown: tuple[str, str]) -> None:
+    """Show a figure after one of that benchmark and case, whose names are not repeated."""
+    bench = "" if figure.bench == shown[0] else figure.bench
+    head = f"{bench:<14} {figure.case}" if page.width >= 60 else f"{bench} {figure.case}"
+    text = "" if figure.value is None else f"{number(figure.value):>7} {figure.unit}"
+    subjects = fold_line(figure.subjects, most=3)
+    if figure.invalid:
         page.put(
-            f"{head:<{_NAME}}{text:<{_VALUE}}",
-            beside,
-            (_spread(valid, values, subjects, together) + _energy(valid), "dim"),
-            indent=2,
-            hang=_NAME + _VALUE + 3 if page.width >= 90 else 4,
-            between=" ",
-        )
-    reasons: dict[str, list[Measurement]] = {}
-    for measured in group:
-        if measured.invalid:
-            reasons.setdefault(measured.invalid, []).append(measured)
-    for place, (why, own) in enumerate(reasons.items()):
-        told = [measured.value for measured in own if measured.value is not None]
-        text = f"{number(median(told)):>7} {own[0].unit}" if told else ""
-        page.put(
-            f"{head if not valid and not place else '':<{_NAME}}{text:<{_VALUE}}",
+            f"{'' if shown == (figure.bench, figure.case) else head:<{_NAME}}{text:<{_VALUE}}",
             ("invalid", "yellow"),
-            f"on {fold_line([measured.subject for measured in own], most=3)}: {why}",
+            f"on {subjects}: {figure.invalid}",
             indent=2,
             hang=_NAME + _VALUE + 11 if page.width >= 90 else 4,
         )
-
-
-def _energy(group: Sequence[Measurement]) -> str:
-    told = [measured.joules_per_tflop for measured in group if measured.joules_per_tflop is not None]
-    return f", {median(told):.3g} J/TFLOP" if told else ""
+        return
+    beside: tuple[str, str] = ("", "")
+    if figure.share is not None:
+        pad = " " * (5 - len(f"{figure.share:.1f}"))
+        beside = (f"{_bar(figure, page.ascii)} {pad}{of_limit(figure)}", "red" if figure.is_short else "green")
+    page.put(
+        f"{head:<{_NAME}}{text:<{_VALUE}}",
+        beside,
+        (of_whom(figure), "dim"),
+        indent=2,
+        hang=_NAME + _VALUE + 3 if page.width >= 90 else 4,
+        between=" ",
+    )
 
 
 def _pinning(page: Page, session: Session) -> None:
@@ -189,28 +147,15 @@ def _pinning(page: Page, session: Session) -> None:
         page.put(f"The process of {fold_line(subjects, most=3)}:", why, indent=2, hang=4)
 
 
-def _bar(share: float, floor: float | None, ascii: bool) -> str:
+def _bar(figure: Figure, ascii: bool) -> str:
     """Return a bar that is full at the limit, with a mark at the floor."""
-    filled = max(0, min(_BAR, round(share * _BAR)))
+    filled = max(0, min(_BAR, round((figure.share or 0.0) / 100 * _BAR)))
     full, empty, mark = ("#", ".", "|") if ascii else ("█", "░", "┃")
     bar = full * filled + empty * (_BAR - filled)
-    if floor is None:
+    if figure.floor is None:
         return bar
-    place = min(_BAR - 1, int(floor / 100 * _BAR))
+    place = min(_BAR - 1, int(figure.floor / 100 * _BAR))
     return bar[:place] + mark + bar[place + 1 :]
-
-
-def _spread(valid: Sequence[Measurement], values: Sequence[float], subjects: str, together: bool) -> str:
-    """Say on what, and which was the worst where they are not all alike."""
-    where = f"{subjects}{_how(valid, together)}"
-    worst = max(values) if lower_is_better(valid[0].unit) else min(values)
-    if abs(worst / median(values) - 1) <= _ALIKE:
-        return where
-    return f"{where}; worst {number(worst)} on {valid[values.index(worst)].subject}"
-
-
-def _how(valid: Sequence[Measurement], together: bool) -> str:
-    return ", all at once" if together else ", each alone" if valid[0].alone and len(valid) > 1 else ""
 
 
 def _unseen(page: Page, session: Session) -> None:

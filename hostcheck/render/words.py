@@ -7,13 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hostcheck.model import Finding, ProbeEnding, Result, Run, Scalar, Severity, Status, exit_code
+from hostcheck.model import Figure, Finding, ProbeEnding, Result, Run, Scalar, Severity, Status, exit_code
 from hostcheck.render.fold import fold_line
 from hostcheck.render.group import Affected, Cause, Count, actions, by_status, causes, notes, silent, unmet, waived
 
 # A full stop behind one of these does not end a sentence.
 _SENTENCE = re.compile(r"(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<!\bcf\.)(?<!\bapprox\.)(?<=[.!?])\s+(?=[A-Z0-9])")
 _WHY_LENGTH = 180
+_ALIKE = 0.01
+"""By this share the worst of equal parts may be off without being named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,3 +244,24 @@ def ending_words(probe: ProbeEnding) -> str:
     if probe.detail.startswith(probe.ending):
         return probe.detail
     return ": ".join(filter(None, (probe.ending, probe.detail)))
+
+
+def number(value: float) -> str:
+    """Spell a measured number with about four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def of_whom(figure: Figure) -> str:
+    """Say on what a figure is, how, which part was the worst where they are not all alike, and at what energy."""
+    text = fold_line(figure.subjects, most=3) + (f", {figure.how}" if figure.how else "")
+    if figure.worst is not None and figure.value and abs(figure.worst / figure.value - 1) > _ALIKE:
+        text += f"; worst {number(figure.worst)} on {figure.worst_on}"
+    return text + ("" if figure.joules_per_tflop is None else f", {figure.joules_per_tflop:.3g} J/TFLOP")
+
+
+def of_limit(figure: Figure) -> str:
+    """Say which share of what is possible a figure is, and which is wanted; empty where there is no limit."""
+    if figure.share is None or figure.limit is None:
+        return ""
+    least = "" if figure.floor is None else f", at least {figure.floor:g}%"
+    return f"{figure.share:.1f}% of {number(figure.limit)}{least}"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from hostcheck.audit import shipped_layers
+from hostcheck.bench.figures import figures
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Missing, Session
 from hostcheck.model import Scalar
-from hostcheck.render.bench import number, render_session
+from hostcheck.render.bench import render_session
+from hostcheck.render.words import number
 
 TRIAD = Measurement(bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, limit=3352.0, verified=True)
 
@@ -53,6 +57,29 @@ def test_the_floor_stands_in_the_bar_and_beside_the_limit() -> None:
     )  # fmt: skip
     text = render_session(session, Floors(shipped_layers("training", gpus=True)), color=False, width=100, ascii=True)
     assert "############|##.  92.5% of 3,352, at least 78% gpu0" in text
+
+
+def test_a_figure_says_all_that_its_line_does() -> None:
+    session = Session(
+        tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", devices={"gpu0": {"pci_id": "10de:2330"}},
+        measurements=(TRIAD, replace(TRIAD, subject="gpu1", value=2500.0), replace(TRIAD, subject="gpu2", invalid="x")),
+    )  # fmt: skip
+    good, bad = figures(session, Floors(shipped_layers("training", gpus=True)))
+    assert (good.subjects, good.value, good.worst, good.worst_on) == (("gpu0", "gpu1"), 2800.0, 2500.0, "gpu1")
+    assert good.share == pytest.approx(100 * 2800 / 3352)
+    assert (good.floor, good.is_short) == (78.0, True), "the worst is what is held against the floor"
+    assert (bad.subjects, bad.invalid, bad.share, bad.is_short) == (("gpu2",), "x", None, False)
+
+
+def test_what_is_measured_alone_too_is_held_against_no_floor_at_once() -> None:
+    copy = replace(TRIAD, bench="copy.d2h", case="pinned", value=40.0, limit=63.0)
+    session = Session(
+        tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", devices={"gpu0": {"pci_id": "10de:2330"}},
+        measurements=(copy, replace(copy, subject="gpu1"), replace(copy, value=55.0, alone=True)),
+    )  # fmt: skip
+    at_once, alone = figures(session, Floors(shipped_layers("training", gpus=True)))
+    assert (at_once.how, at_once.floor, at_once.is_short) == ("all at once", None, False)
+    assert (alone.how, alone.floor, alone.is_short) == ("", 72.0, False)
 
 
 def test_of_times_the_longest_is_the_worst_and_there_is_no_bar() -> None:

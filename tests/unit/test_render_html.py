@@ -19,7 +19,7 @@ TAGS = {
     "html", "head", "meta", "link", "title", "style", "body", "header", "h1", "h2", "h3", "h4", "p", "strong", "b",
     "dl", "dt", "dd", "ul", "li", "nav", "a", "main", "section", "article", "span", "code", "pre", "table", "thead",
     "tbody", "tr", "th", "td", "form", "fieldset", "legend", "label", "input", "details", "summary", "div", "br",
-    "footer",
+    "footer", "svg", "rect", "path",
 }  # fmt: skip
 
 
@@ -106,6 +106,27 @@ def test_everything_of_the_run_is_said() -> None:
     for words in ("gpu[0-7]", "until 2027-01-31", "ticket 4711", "inlet 24 °C", "KeyError: 'x'", "7 checks failed",
                   "A GPU whose spare rows are used up", "skipped by site.toml"):  # fmt: skip
         assert words in text
+
+
+def test_numbers_stand_beside_what_is_possible() -> None:
+    page = Page(render_html(runs.mixed()))
+    (table,) = re.findall(r"Measured Each number beside.*? All results", page.text)
+
+    assert "copy.d2h pinned 42 GB/s 66.6% of 63.02, at least 72% gpu[0-1], each alone; worst 38.8 on gpu1" in table
+    assert "gemm.bf16 8192 681.1 TFLOPS 68.8% of 989.5, at least 60% gpu0, 0.985 J/TFLOP" in table
+    assert "launch.kernel wall 9.25 us gpu0" in table, "times have no bar"
+    assert "hbm.triad 2,000 GB/s invalid python (pid 7) ran on the GPU meanwhile gpu1" in table
+    bars = [value for tag, name, value in page.attributes if tag == "rect" and name == "width"]
+    assert bars == ["100", "66.6", "100", "68.8"]
+    assert [value for tag, name, value in page.attributes if (tag, name) == ("svg", "class")] == ["bar short", "bar"]
+    assert "Measured" not in Page(render_html(runs.healthy())).text
+
+
+def test_a_bar_ends_at_its_end_whatever_the_host_says() -> None:
+    page = Page(render_html(runs.hostile()))
+    assert [value for tag, name, value in page.attributes if tag in ("rect", "path") and name in ("width", "d")] == [
+        "100", "100.0", "M100.0 0v10",
+    ]  # fmt: skip
 
 
 def test_each_line_of_an_issue_is_among_what_to_do() -> None:

@@ -63,7 +63,7 @@ def test_headings_are_ours_alone() -> None:
     )
 
     assert mixed.count("h1") == hostile.count("h1") == 1
-    assert hostile == ["h1", "h2", "h3", "h4", "h2", "h2", "h2", "h2", "h3", "h3", "h2", "h2"]
+    assert hostile == ["h1", "h2", "h3", "h4", "h2", "h2", "h2", "h2", "h2", "h3", "h3", "h2", "h2"]
 
 
 def test_everything_of_the_run_is_said() -> None:
@@ -75,6 +75,14 @@ def test_everything_of_the_run_is_said() -> None:
                   "gpu/h100-sxm5-80gb: vendor datasheet", "spare board is on order", "until 2027-01-31",
                   "gpu.nvlink: timeout after 30 s", "NCCL_P2P_DISABLE=1 is set in 2 processes"):  # fmt: skip
         assert words in document
+
+
+def test_numbers_stand_beside_what_is_possible() -> None:
+    lines = render_markdown(runs.mixed()).splitlines()
+    row = "| copy.d2h pinned | 42 GB/s | 66.6% of 63.02, at least 72% | gpu\\[0-1\\], each alone; worst 38.8 on gpu1 |"
+    assert row in lines
+    assert "| hbm.triad  | 2,000 GB/s | invalid: python (pid 7) ran on the GPU meanwhile | gpu1 |" in lines
+    assert "Measured" not in render_markdown(runs.healthy())
 
 
 def test_fixes_are_copied_as_they_are() -> None:

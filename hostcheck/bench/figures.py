@@ -1,0 +1,90 @@
+"""Measurements as people see them: equal parts as one figure, beside the physical limit and the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from hostcheck.bench.floors import Floors
+from hostcheck.bench.model import Measurement, Session
+from hostcheck.facts.bench import lower_is_better
+from hostcheck.model import Figure
+
+_CLOCKS = 0.2
+"""By this share the limits of equal parts may differ, as those of the clock of the moment do."""
+
+
+def figures(session: Session, floors: Floors | None = None) -> tuple[Figure, ...]:
+    """Return the figures of a session in the order in which they were measured, what is invalid behind its equals.
+
+    Args:
+        session: what was measured.
+        floors: what each number is held against.
+    """
+    groups: list[list[Measurement]] = []
+    for measured in session.measurements:
+        beside = next((group for group in groups if _are_equal(group[0], measured)), None)
+        if beside is None:
+            groups.append([measured])
+        else:
+            beside.append(measured)
+    alone = {(measured.bench, measured.case) for measured in session.measurements if measured.alone}
+    found: list[Figure] = []
+    for group in groups:
+        at_once = not group[0].alone and (group[0].bench, group[0].case) in alone
+        valid = [measured for measured in group if not measured.invalid and measured.value is not None]
+        if valid:
+            # What is at once and alone, is judged alone.
+            least = {floors.share(session, measured) for measured in group} if floors and not at_once else {None}
+            found.append(_figure(valid, least.pop() if len(least) == 1 else None, at_once=at_once))
+        reasons: dict[str, list[Measurement]] = {}
+        for measured in group:
+            if measured.invalid:
+                reasons.setdefault(measured.invalid, []).append(measured)
+        found += [_invalid(own, why, at_once=at_once) for why, own in reasons.items()]
+    return tuple(found)
+
+
+def _are_equal(one: Measurement, other: Measurement) -> bool:
+    if (one.bench, one.case, one.unit, one.alone) != (other.bench, other.case, other.unit, other.alone):
+        return False
+    if not one.limit or not other.limit:
+        return one.limit == other.limit
+    return abs(one.limit / other.limit - 1) < _CLOCKS
+
+
+def _figure(valid: Sequence[Measurement], floor: float | None, *, at_once: bool) -> Figure:
+    first = valid[0]
+    values = [measured.value or 0.0 for measured in valid]
+    limits = [measured.limit for measured in valid if measured.limit]
+    limit = median(limits) if limits else None
+    worst = max(values) if lower_is_better(first.unit) else min(values)
+    energies = [measured.joules_per_tflop for measured in valid if measured.joules_per_tflop is not None]
+    return Figure(
+        bench=first.bench,
+        case=first.case,
+        unit=first.unit,
+        subjects=tuple(measured.subject for measured in valid),
+        value=median(values),
+        worst=worst,
+        worst_on=valid[values.index(worst)].subject,
+        limit=limit,
+        share=None if limit is None or lower_is_better(first.unit) else 100 * median(values) / limit,
+        floor=floor,
+        is_short=floor is not None and limit is not None and 100 * worst / limit < floor,
+        how="all at once" if at_once else "each alone" if first.alone and len(valid) > 1 else "",
+        joules_per_tflop=median(energies) if energies else None,
+    )
+
+
+def _invalid(own: Sequence[Measurement], why: str, *, at_once: bool) -> Figure:
+    told = [measured.value for measured in own if measured.value is not None]
+    return Figure(
+        bench=own[0].bench,
+        case=own[0].case,
+        unit=own[0].unit,
+        subjects=tuple(measured.subject for measured in own),
+        value=median(told) if told else None,
+        how="all at once" if at_once else "",
+        invalid=why,
+    )
