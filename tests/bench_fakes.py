@@ -127,6 +127,17 @@ if "fake.good" not in BENCHES:
         os.write(int(sys.argv[1]), b"garbage\n")
         yield Sampled(samples=(1.0,), unit="GB/s", verified=True)
 
+    @bench(id="fake.infinite", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def infinite(lab: Lab) -> Iterator[Sampled]:
+        """A number that no document can hold."""
+        yield Sampled(samples=(1.0, float("inf")), unit="GB/s", verified=True)
+
+    @bench(id="fake.leaves", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def leaves(lab: Lab) -> Iterator[Sampled]:
+        """Starts what it does not wait for."""
+        started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, details={"pid": started.pid})
+
     @bench(id="fake.floods", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def floods(lab: Lab) -> Iterator[Sampled]:
         """A library of one GPU's process prints without end, whatever becomes of it."""

@@ -30,9 +30,6 @@ class StandInLab:
         self.watched += 1
         yield
 
-    def sm_mhz(self) -> float | None:
-        return None
-
 
 def gpus() -> tuple[BenchGpu, ...]:
     """Return the GPUs of this machine; empty without a driver or without cuda-bindings."""

@@ -7,6 +7,7 @@ prints can be taken for a result. It ends when standard input does, and with its
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -60,9 +61,6 @@ class _Lab:
             yield
         finally:
             self._sampler.close()
-
-    def sm_mhz(self) -> float | None:
-        return self._sampler.sm_mhz(self.gpus[0].subject) if self.gpus else None
 
 
 class _Worker:
@@ -206,6 +204,8 @@ class _Worker:
             lower_is_better=made.lower_is_better,
             on_host=made.scope is Scope.HOST,
         )
+        # JSON has no infinity; why there is no number is told all the same.
+        samples = samples if all(map(math.isfinite, samples)) else ()
         try:
             value: float | None = statistic(samples, sampled.statistic)
         except ValueError:

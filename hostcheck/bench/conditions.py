@@ -1,8 +1,7 @@
 """What GPUs do while they are measured: clocks, power, temperature, slowdowns, errors. Reads NVML, sets nothing.
 
 The sampler is a thread of the process that measures: each GPU is watched by its own process, so that one GPU with a
-driver that hangs takes nobody else along, and the benchmark can ask for the clock that its own kernels ran at. A
-sample is four questions in some 20 ms.
+driver that hangs takes nobody else along. A sample takes some 3 ms of each GPU (H200, 2026-11-21).
 
 Energy comes from a counter that moves ten times a second (H100, driver 580; 2026-11-21), so that the difference between
 the ends of a short stretch can be off by a fifth of a second of power. It is told from where the counter moved first to
@@ -214,7 +213,6 @@ class Sampler:
         self._samples: dict[str, list[Sample]] = {subject: [] for subject in self._gpus}
         self._windows: list[_Window] = []
         self._errors: dict[str, dict[str, int]] = {}
-        self._last: _Window | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -260,17 +258,10 @@ class Sampler:
             window.slowdowns[subject] = {
                 name: max(0, after[name] - value) for name, value in before.items() if name in after
             }
-        self._last = window
 
     def forget(self) -> None:
         """Leave out what was before."""
         self._windows = []
-
-    def sm_mhz(self, subject: str) -> float | None:
-        """Return the median SM clock of the last stretch."""
-        if self._last is None:
-            return None
-        return _median(sample.sm_mhz for sample in self._samples.get(subject, ()) if _within(sample, [self._last]))
 
     def seconds(self) -> float:
         """Return how long the stretches since the last `take` were."""

@@ -70,7 +70,3 @@ class Lab(Protocol):
             subjects: the GPUs that take part, where these are not all.
         """
         ...
-
-    def sm_mhz(self) -> float | None:
-        """Return the median SM clock within the last `watch()`, None where it could not be read."""
-        ...

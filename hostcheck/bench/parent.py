@@ -23,6 +23,7 @@ from hostcheck.bench.wire import LONGEST, Begin, Beside, Done, Event, Got, Lacki
 from hostcheck.registry import Bench
 from hostcheck.render.fold import fold_line
 
+_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _START = 60.0
 """Seconds until a child must be up; a GPU without persistence takes 3 of them."""
 _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
@@ -34,6 +35,7 @@ _SHORTEST = 0.3
 _LOUDEST = 16 * 2**20
 """Bytes that a child and what it loads may print; of twice as much nothing is kept, so that memory has a bound."""
 _TOO_LOUD = f"printed more than {_LOUDEST >> 20} MiB"
+_GARBLED = "told what is no measurement"
 _LISTEN = 0.5
 """Seconds after which is looked, at the latest, how much was printed."""
 _AHEAD = 15.0
@@ -105,6 +107,7 @@ class _Child:
         self.ready: Ready | None = None
         self.working = False
         self.mute = False
+        self.garbled = False
         self.deadline = 0.0
         self._buffer = b""
         self._decoder = msgspec.json.Decoder(Event)
@@ -148,32 +151,35 @@ class _Child:
         self._send(order)
 
     def events(self) -> list[Event]:
-        """Return what it has said since; it is mute once it can say no more, or says what is no event."""
+        """Return what it has said since; mute: it can say no more, garbled: it said what is no event."""
         while not self.mute:
             try:
                 piece = os.read(self.fd, 1 << 16)
             except BlockingIOError:
                 break
             self._buffer += piece
-            self.mute = not piece or len(self._buffer) > LONGEST
+            self.garbled = len(self._buffer) > LONGEST
+            self.mute = not piece or self.garbled
         *lines, self._buffer = self._buffer.split(b"\n")
         found: list[Event] = []
         for line in lines:
             try:
                 found.append(self._decoder.decode(line))
             except msgspec.MsgspecError:
-                self.mute = True
+                self.mute = self.garbled = True
                 break
         return found
 
     def end(self, seconds: float) -> bool:
-        """Let it go, and kill it if it does not; return whether it is gone."""
+        """Let it go, kill it if it does not, and in any case what it started; return whether it is gone."""
         with suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(seconds)
-        return self.kill() if self.process.returncode is None else True
+        until = time.monotonic() + seconds
+        # As long as nobody has waited for it, its number is its group's, whoever else of that is left.
+        while time.monotonic() < until and not os.waitid(os.P_PID, self.process.pid, _ENDED):
+            time.sleep(0.005)
+        return self.kill()
 
     def kill(self) -> bool:
         """Kill it and what it started; return whether it is gone."""
@@ -455,7 +461,7 @@ class Parent:
                     for event in child.events():
                         self._take(step, child, event)
                     if child.mute:
-                        self._bury(step, child, "")
+                        self._bury(step, child, _GARBLED if child.garbled else "")
                     if child.mute or (child.ready if starting else not child.working):
                         selector.unregister(child.fd)
                         waited.remove(child)

@@ -138,7 +138,23 @@ def test_what_a_process_prints_has_a_bound_also_before_it_is_killed(monkeypatch:
 def test_garbage_on_the_pipe_is_no_result() -> None:
     harvest = run("garbles", gpus=GPUS[:1])
     assert harvest.measurements == []
-    assert len(harvest.missing) == 1
+    (missing,) = harvest.missing
+    assert missing.why.startswith("the process that measured it told what is no measurement; it was killed")
+
+
+def test_a_number_that_is_none_is_invalid_and_costs_no_process() -> None:
+    harvest = run("infinite", gpus=GPUS[:1])
+    assert harvest.missing == []
+    (found,) = harvest.measurements
+    assert (found.value, found.invalid) == (None, "a sample is no number that can be measured")
+
+
+def test_what_a_benchmark_leaves_running_goes_with_its_process() -> None:
+    (found,) = run("leaves", gpus=GPUS[:1]).measurements
+    until = time.monotonic() + 5
+    while not (gone := is_gone(int(str(found.details["pid"])))) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert gone
 
 
 def test_a_child_that_cannot_start_is_named() -> None:
