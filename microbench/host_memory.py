@@ -121,10 +121,12 @@ def size_of(node: Node, arrays: int) -> int:
 
 
 def pairs(level: Level, found: Sequence[Node]) -> list[tuple[Node, Node]]:
-    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too."""
-    if level is Level.QUICK:
-        return [(node, node) for node in found]
-    return [(near, far) for near in found for far in found]
+    """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too.
+
+    A node can have CPUs and no memory (numactl: "node 2 size: 0 MB"). Where no node says what it has, all are tried.
+    """
+    filled = [node for node in found if node.free_bytes] or found
+    return [(near, far) for near in found for far in filled if near == far or level is not Level.QUICK]
 
 
 def _subject(near: Node, far: Node) -> str:
