@@ -3,7 +3,7 @@ PYTHON ?= $(shell sh scripts/find-python)
 PIP = .venv/bin/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: help audit test lint types docs wheel wheel-test bench bench-fleet bench-tune clean
+.PHONY: help audit test vm-test lint types docs wheel wheel-test bench bench-fleet bench-tune clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
@@ -13,6 +13,9 @@ audit: .venv/installed ## judge this host (ARGS='--only gpu' passes options)
 
 test: .venv/dev ## run the tests
 	@.venv/bin/python -P -m pytest -q -n 2 $(ARGS)
+
+vm-test: .venv/dev ## boot a guest with several NUMA nodes, and run the tests that need one (as root)
+	@guest=$$(PYTHON=.venv/bin/python sh scripts/make-vm) && HOSTCHECK_VM=$$guest .venv/bin/python -P -m pytest -q tests/vm $(ARGS)
 
 lint: .venv/dev ## ruff, mypy and shellcheck
 	@.venv/bin/ruff check .

@@ -9,7 +9,7 @@ from hostcheck.errors import Maybe, NotApplicable, need
 from hostcheck.expect import Expect, Key, failed, passed
 from hostcheck.facts.base import each
 from hostcheck.facts.kernel import MODULES, SYSCTL, TASKS, setting
-from hostcheck.facts.limits import LIMITS, REMOVE_IPC, UNLIMITED, Limit, Limits
+from hostcheck.facts.limits import LIMITS, REMOVE_IPC, UNLIMITED, Limits
 from hostcheck.facts.memory import MEMINFO, MemInfo
 from hostcheck.facts.platform import PLATFORM, Platform
 from hostcheck.facts.process import DAEMONS, Daemons
@@ -80,12 +80,13 @@ def memlock(limits: Limits, modules: frozenset[str], info: MemInfo, expect: Expe
     """
     heirs = _heirs(limits)
     limit = need(limits.memlock)
-    if limit.soft == UNLIMITED:
+    soft = need(limit.soft)
+    if soft == UNLIMITED:
         return passed(f"{heirs} may lock all memory")
     default = ": the unit sets no LimitMEMLOCK, and systemd's default is finite" if limit.by_default else ""
     finding = expect(MEMLOCK).judge(
-        round(limit.soft / 1024 / info.total_kib * 100, 2),
-        say=f"{heirs} may lock {limit.soft / 2**20:,.0f} MiB{default}",
+        round(soft / 1024 / info.total_kib * 100, 2),
+        say=f"{heirs} may lock {soft / 2**20:,.0f} MiB{default}",
         fix=_set_limit(limits, "memlock", "unlimited", "unlimited"),
     )
     return finding if "ib_uverbs" in modules else replace(finding, severity=Severity.LOW)
@@ -101,10 +102,12 @@ def nofile(limits: Limits, expect: Expect) -> Iterator[Finding]:
     limit = need(limits.nofile)
     fix = _set_limit(limits, "nofile", "131072", "1048576")
     heirs = limits.heirs or limits.subject
-    yield _judge_files(expect, NOFILE, limit.hard, f"open files of {heirs}: {_files(limit.hard)} at most", fix)
+    hard = need(limit.hard)
+    yield _judge_files(expect, NOFILE, hard, f"open files of {heirs}: {_files(hard)} at most", fix)
     if limits.subject == "session":
-        say = f"open files of {heirs}: {_files(limit.soft)} to begin with"
-        finding = _judge_files(expect, NOFILE_SOFT, limit.soft, say, fix)
+        soft = need(limit.soft)
+        say = f"open files of {heirs}: {_files(soft)} to begin with"
+        finding = _judge_files(expect, NOFILE_SOFT, soft, say, fix)
         yield replace(finding, severity=Severity.LOW)
 
 
@@ -124,9 +127,9 @@ def stack_limit(limits: Limits, expect: Expect) -> Finding:
     search for a topology over multi-node NVLink can run out of it and crash. 8 MiB or 64 MiB are right.
     """
     heirs = _heirs(limits)
-    limit: Limit = need(limits.stack)
-    if limit.soft != UNLIMITED:
-        return passed(f"stack limit of {heirs}: {limit.soft / 1024:,.0f} KiB", limit.soft // 1024)
+    soft = need(need(limits.stack).soft)
+    if soft != UNLIMITED:
+        return passed(f"stack limit of {heirs}: {soft / 1024:,.0f} KiB", soft // 1024)
     item = "64M" if limits.subject in _RESTART else "65536"
     return failed(
         f"the stack of {heirs} is unlimited",

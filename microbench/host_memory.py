@@ -134,9 +134,11 @@ def size_of(node: Node, arrays: int) -> int:
 def pairs(level: Level, found: Sequence[Node]) -> list[tuple[Node, Node]]:
     """Return which CPUs are to reach which memory: each its own, and at higher levels every other, too.
 
-    A socket without a memory module is a node that has none.
+    A socket without a memory module is a node that has none (numactl: "node 2 size: 0 MB"). Where no node says what it
+    has, all are tried.
     """
-    return [(near, far) for near in found for far in found if far.free_bytes and (near == far or level > Level.QUICK)]
+    filled = [node for node in found if node.free_bytes] or list(found)
+    return [(near, far) for near in found for far in filled if near == far or level > Level.QUICK]
 
 
 def _apart(near: Node, far: Node) -> dict[str, Scalar]:

@@ -121,13 +121,16 @@ def isolated(
     away = topology.online - kept
     if not away or wanted.layer.startswith("defaults"):
         return
+    names, after = ("isolcpus", "nohz_full", "rcu_nocbs"), cpu_list(away)
+    if all(cmdline.all(name) == (after,) for name in names):
+        return
     if given:
         yield Refusal(target="isolcpus", why=f"{' and '.join(given)} is on the command line: change it there")
         return
     why = f"{len(kept)} of {len(topology.online)} CPUs do the system's work, and leave the others alone"
-    for name in ("isolcpus", "nohz_full", "rcu_nocbs"):
+    for name in names:
         source = because(wanted)
-        yield from boot_argument(boot, name, cpu_list(away), why=why, source=source, risk=Risk.HIGH, opt_in=True)
+        yield from boot_argument(boot, name, after, why=why, source=source, risk=Risk.HIGH, opt_in=True)
 
 
 @tuner(

@@ -208,8 +208,8 @@ def memlock(sources: Sequence[Limits], info: MemInfo, own: OwnFiles, expect: Exp
     for limits in sources:
         if limits.subject not in ("session", "login") or isinstance(limits.memlock, NotApplicable):
             continue
-        soft = need(limits.memlock).soft
-        if soft == UNLIMITED:
+        said = need(limits.memlock).soft
+        if isinstance(said, NotApplicable) or (soft := need(said)) == UNLIMITED:
             continue
 
         def share(text: str) -> float:
@@ -243,8 +243,8 @@ def nofile(sources: Sequence[Limits], own: OwnFiles, expect: Expect) -> Steps:
         limit = need(limits.nofile)
         seen = {"soft": (limit.soft, expect(NOFILE_SOFT)), "hard": (limit.hard, expect(NOFILE))}
         values: dict[str, str] = {}
-        for kind, (number, wanted) in seen.items():
-            if number == UNLIMITED:
+        for kind, (said, wanted) in seen.items():
+            if isinstance(said, NotApplicable) or (number := need(said)) == UNLIMITED:
                 continue
             file = own.others.limit("*", kind, "nofile")
             settled = settle(own, "nofile", wanted, number, file=file, read=int)

@@ -8,6 +8,7 @@ from hostcheck.checks.memory import (
     DIRTY,
     DIRTY_BACKGROUND,
     HUGE,
+    HUGE_UNUSED,
     KHUGEPAGED,
     MAP_COUNT,
     MIN_FREE,
@@ -185,15 +186,16 @@ def _swap_folders(units: Sequence[SwapUnit]) -> dict[str, list[str]]:
 
 @tuner(
     HUGE_POOLS, NUMA, MEMINFO, OWN, id="memory.hugepages", fixes=["memory.hugepages"],
-    rows=["x-os-static-hugepages"], keys=[HUGE],
+    rows=["x-os-static-hugepages"], keys=[HUGE, HUGE_UNUSED],
 )  # fmt: skip
 def hugepages(
     pools: Sequence[HugePool], nodes: Sequence[NumaNode], info: MemInfo, own: OwnFiles, expect: Expect
 ) -> Steps:
     """Reserve huge pages of the default size, as many as are planned, spread evenly over the memory nodes.
 
-    Reserved memory is gone for everything else. A kernel whose memory is fragmented reserves fewer: what it did not
-    take is taken back. Memory of GPUs that shows as nodes is left out. Rollback writes the old numbers.
+    Reserved memory is gone for everything else, so that no more is reserved than may be unused until an application
+    maps it. A kernel whose memory is fragmented reserves fewer: what it did not take is taken back. Memory of GPUs that
+    shows as nodes is left out. Rollback writes the old numbers.
     """
     pool = next((pool for pool in pools if pool.size_kib == info.hugepage_kib), None)
     if pool is None:
@@ -215,6 +217,13 @@ def hugepages(
     if growth > need(info.available_kib) * 0.8:
         told = f"{growth / 2**20:.1f} GiB more are wanted, and {need(info.available_kib) / 2**20:.1f} GiB are available"
         yield Refusal(target="nr_hugepages", why=f"{told}: reserve them at boot, by the kernel's command line")
+        return
+    idle = max(0, pool.free - pool.reserved + pages - pool.total) * pool.size_kib
+    unused = expect(HUGE_UNUSED)
+    if growth > 0 and not unused.matcher.matches(share := round(idle / info.total_kib * 100, 1)):
+        told = f"{idle / 2**20:.1f} GiB would be reserved and unused, {share:g} % of the memory"
+        why = f"{told}, not {unused.view.text}: allow that too (memory.hugepages.unused)"
+        yield Refusal(target="nr_hugepages", why=why)
         return
     if pool.total - pages > pool.free - pool.reserved:
         yield Refusal(target="nr_hugepages", why="an application has mapped them, or was promised them")

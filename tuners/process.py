@@ -35,7 +35,7 @@ def memlock(limits: Limits, info: MemInfo, own: OwnFiles, expect: Expect) -> Ste
     _need_service(limits)
     if not limits.heirs:
         raise NotApplicable(f"no GPU job inherits the limits of {limits.subject}")
-    soft = need(limits.memlock).soft
+    soft = need(need(limits.memlock).soft)
     wanted = expect(MEMLOCK)
 
     def share(amount: int) -> float:
@@ -48,7 +48,8 @@ def memlock(limits: Limits, info: MemInfo, own: OwnFiles, expect: Expect) -> Ste
 
     if soft != UNLIMITED:
         yield from _limit(
-            own, limits, "LimitMEMLOCK", wanted, share(soft), words, lambda text: share(parse_unit_limit(text).soft),
+            own, limits, "LimitMEMLOCK", wanted, share(soft), words,
+            lambda text: share(need(parse_unit_limit(text).soft)),
             why=f"{limits.heirs} may lock the memory that RDMA registers",
         )  # fmt: skip
 
@@ -64,10 +65,10 @@ def nofile(limits: Limits, own: OwnFiles, expect: Expect) -> Steps:
     takes the drop-in away.
     """
     _need_service(limits)
-    hard = need(limits.nofile).hard
+    hard = need(need(limits.nofile).hard)
     if hard != UNLIMITED:
         yield from _limit(
-            own, limits, "LimitNOFILE", expect(NOFILE), hard, str, lambda text: parse_unit_limit(text).hard,
+            own, limits, "LimitNOFILE", expect(NOFILE), hard, str, lambda text: need(parse_unit_limit(text).hard),
             why=f"{limits.heirs or limits.subject} may open many files",
         )  # fmt: skip
 

@@ -208,6 +208,9 @@ def _name(signs: Signs, known: list[tuple[str, str]], container: str) -> str:
         return "hyperv"
     if signs.hypervisor_type == "xen" or "amazon" in signs.bios_version.lower():
         return "xen"
+    # QEMU's own word for a processor that it emulates; systemd-detect-virt calls that "qemu", too.
+    if re.search(r"^model name\s*: QEMU TCG CPU", signs.cpuinfo, re.MULTILINE):
+        return "qemu"
     if known:
         return known[0][1]
     by_clock = (("hyperv", "hyperv"), ("kvm-clock", "kvm"), ("xen", "xen"))

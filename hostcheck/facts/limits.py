@@ -54,10 +54,12 @@ class Limit:
         soft: what holds; a process may raise it itself.
         hard: up to which it may.
         by_default: nobody set it: it is what systemd gives.
+
+    Of a login, either can be missing: where limits.conf sets only the other, it stays what the login began with.
     """
 
-    soft: int
-    hard: int
+    soft: Maybe[int]
+    hard: Maybe[int]
     by_default: bool = False
 
 
@@ -240,12 +242,12 @@ def _login(reading: Reading) -> Limits | None:
         values = dict.fromkeys(_ITEMS, missing)
         return Limits(subject="login", place="/etc/security/limits.d", heirs="login sessions", **values)
     for domain, kind, item, number in (entry for text in texts for entry in parse_limits_conf(text)):
+        if domain != "*":
+            continue
         before = values[item]
-        old = before if isinstance(before, Limit) else Limit(soft=number, hard=number)
-        if domain == "*":
-            values[item] = Limit(
-                soft=old.soft if kind == "hard" else number, hard=old.hard if kind == "soft" else number
-            )
+        unset = NotApplicable(f"limits.conf sets only one of the soft and the hard {item} for all")
+        old = before if isinstance(before, Limit) else Limit(soft=unset, hard=unset)
+        values[item] = Limit(soft=old.soft if kind == "hard" else number, hard=old.hard if kind == "soft" else number)
     if not any(isinstance(value, Limit) for value in values.values()):
         return None
     return Limits(subject="login", place="/etc/security/limits.d", heirs="login sessions", **values)

@@ -112,8 +112,8 @@ class Platform(System):
 
     Attributes:
         kind: "bare-metal", "vm" or "container"; a container in a guest is "container" and has a hypervisor too.
-        hypervisor: "kvm", "nitro", "vmware", "hyperv", "xen" and others, "unidentified" where the processor only
-            says that there is one; empty on bare metal.
+        hypervisor: "kvm", "qemu" (without KVM), "nitro", "vmware", "hyperv", "xen" and others, "unidentified" where
+            the processor only says that there is one; empty on bare metal.
         container: "docker", "podman", "kubernetes", "lxc", "gvisor", "wsl" and others; empty outside of one.
     """
 

@@ -29,7 +29,7 @@ def golden(run: Run) -> str:
 
 
 def test_there_are_recorded_hosts() -> None:
-    assert {"h100x1", "h200x2", "h200x8", "vm-2cpu"} <= set(recorded_hosts())
+    assert {"h100x1", "h200x2", "h200x8", "vm-2cpu", "vm-numa4"} <= set(recorded_hosts())
 
 
 @pytest.mark.parametrize("name", recorded_hosts())

@@ -156,6 +156,14 @@ def test_a_quick_run_measures_no_pairs() -> None:
     assert every == ["node0", "node0>node1", "node1>node0", "node1"]
 
 
+def test_a_node_without_memory_is_measured_from_and_not_to() -> None:
+    """As on Linux 6.1 in QEMU 7.2 with four nodes, 2026-11-21: the one with a CPU and no memory ended the run."""
+    found = [host_memory.Node(number, (number,), 0, free) for number, free in enumerate((2**33, 0, 2**33))]
+    assert [host_memory._subject(*pair) for pair in host_memory.pairs(Level.QUICK, found)] == ["node0", "node2"]
+    every = {host_memory._subject(*pair) for pair in host_memory.pairs(Level.STANDARD, found)}
+    assert every == {"node0", "node0>node2", "node1>node0", "node1>node2", "node2>node0", "node2"}
+
+
 def test_without_numba_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "numba", None)
     with pytest.raises(Unavailable, match=r"numba is not installed: pip install 'hostcheck\[bench\]'"):

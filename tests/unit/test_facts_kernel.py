@@ -244,6 +244,15 @@ def test_the_last_word_of_limits_conf_holds() -> None:
     assert found_limits(files)["login"].memlock == Limit(soft=128 * 1024, hard=UNLIMITED)
 
 
+def test_a_login_keeps_the_limit_that_limits_conf_does_not_set() -> None:
+    found = found_limits({"/etc/security/limits.conf": "* soft nofile 65536\n* hard stack unlimited"})["login"]
+    assert isinstance(found.nofile, Limit)
+    assert isinstance(found.stack, Limit)
+    assert (found.nofile.soft, found.stack.hard) == (65536, UNLIMITED)
+    assert isinstance(found.nofile.hard, NotApplicable)
+    assert isinstance(found.stack.soft, NotApplicable)
+
+
 @pytest.mark.parametrize(
     ("files", "value"),
     [

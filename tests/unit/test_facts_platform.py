@@ -34,6 +34,8 @@ TREE = "/sys/firmware/devicetree/base/"
 MOUNTS = "24 28 0:5 / /dev rw - devtmpfs udev rw\n28 1 259:2 / / rw - ext4 /dev/nvme0n1p2 rw"
 BARE = "processor : 0\nvendor_id : GenuineIntel\nflags : fpu vme aperfmperf\n"
 GUEST = "processor : 0\nvendor_id : GenuineIntel\nflags : fpu vme hypervisor lahf_lm\n"
+# QEMU 7.2 with -accel tcg -cpu max, 2026-11-21.
+EMULATED = GUEST + "model name\t: QEMU TCG CPU version 2.5+\n"
 ARM = "processor : 0\nCPU implementer : 0x41\nCPU part : 0xd4f\n"
 POWER = "processor : 0\ncpu : POWER9, altivec supported\n"
 HOST = {"/proc/version": "Linux version 6.8.0", "/proc/sys/kernel/osrelease": "6.8.0", "/proc/self/mountinfo": MOUNTS}
@@ -80,6 +82,7 @@ def told(cpuinfo: str, files: Mapping[str, str], clocks: str = "tsc") -> tuple[s
         (GUEST, dmi("Microsoft Corporation", "Virtual Machine", chassis_asset_tag="1234"), "vm", "hyperv", ""),
         (GUEST, dmi("Google", "Google Compute Engine"), "vm", "kvm", "gcp"),
         (GUEST, dmi("QEMU", "Standard PC", chassis_asset_tag="OracleCloud.com"), "vm", "kvm", "oci"),
+        (EMULATED, dmi("QEMU", "Standard PC (Q35 + ICH9, 2009)"), "vm", "qemu", ""),
         (BARE, dmi("Oracle Corporation", "X9-2c", chassis_asset_tag="OracleCloud.com"), "bare-metal", "", "oci"),
         (GUEST, dmi("VMware, Inc.", "VMware Virtual Platform"), "vm", "vmware", ""),
         (GUEST, dmi("OpenStack Foundation", "OpenStack Nova"), "vm", "kvm", "openstack"),
