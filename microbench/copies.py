@@ -124,7 +124,7 @@ def _measure(lab: Lab, *, to_gpu: bool) -> Iterator[Sampled]:
 
     with Device(lab.gpu.ordinal) as device:
         stream = device.stream()
-        every = cases(lab)
+        every = [case for case in cases(lab) if lab.wants(case.name)]
         for case in every:
             with Sides(device, case) as sides:
                 sides.prepare(stream, to_gpu=to_gpu)

@@ -41,8 +41,9 @@ def copy(lab: Lab) -> Iterator[Sampled]:
     device = torch.device("cuda", lab.gpu.ordinal)
     with torch.cuda.device(device):
         try:
-            for case in ("H2D", "D2H"):
-                yield _sample(torch, device, lab, case, lab.seconds / 2)
+            cases = [case for case in ("H2D", "D2H") if lab.wants(case)]
+            for case in cases:
+                yield _sample(torch, device, lab, case, lab.seconds / len(cases))
         finally:
             torch.cuda.empty_cache()
 

@@ -19,6 +19,10 @@ class StandInLab:
     seconds: float = 2.0
     options: Mapping[str, str] = field(default_factory=dict)
     watched: int = 0
+    only: tuple[str, ...] = ()
+
+    def wants(self, case: str) -> bool:
+        return not self.only or case in self.only
 
     @property
     def gpu(self) -> BenchGpu:

@@ -38,10 +38,11 @@ _ENOUGH_MIB = 1024
 class _Lab:
     """The `Lab` of one benchmark."""
 
-    def __init__(self, plan: Plan, gpus: tuple[BenchGpu, ...], seconds: float, sampler: Sampler) -> None:
+    def __init__(self, plan: Plan, gpus: tuple[BenchGpu, ...], order: Order, sampler: Sampler) -> None:
         self.gpus = gpus
         self.level: Level = plan.level
-        self.seconds = seconds
+        self.seconds = order.seconds
+        self._cases = order.cases
         self.options: Mapping[str, str] = plan.options
         self._sampler = sampler
         self.watched = False
@@ -50,6 +51,9 @@ class _Lab:
     def gpu(self) -> BenchGpu:
         (only,) = self.gpus
         return only
+
+    def wants(self, case: str) -> bool:
+        return not self._cases or case in self._cases
 
     @contextmanager
     def watch(self, *subjects: str) -> Iterator[None]:
@@ -147,7 +151,7 @@ class _Worker:
     def _measure(self, made: Bench, order: Order) -> None:
         ours = max(1, self._plan.ranks)
         sampler = Sampler(self._watched if made.scope is not Scope.HOST else {}, ours=ours)
-        lab = _Lab(self._plan, self.gpus, order.seconds, sampler)
+        lab = _Lab(self._plan, self.gpus, order, sampler)
         sampler.start()
         sampler.open()
         begun = time.monotonic()

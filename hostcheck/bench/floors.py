@@ -48,8 +48,8 @@ class Floors:
             return None
         return found.matcher.value
 
-    def doubtful(self, session: Session) -> list[tuple[str, str]]:
-        """Return what only a measurement alone can judge, as benchmark and subject, the worst first.
+    def doubtful(self, session: Session) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Return what only a measurement alone can judge, as benchmark, subject and cases, the worst first.
 
         It is what several GPUs did at once with something that they share, and is unsteady, or below its floor or its
         equals.
@@ -57,22 +57,23 @@ class Floors:
         groups = {id(measured): group for group in equals(session) for measured in group}
         part = about(session, *SHARED).measurements
         together = Counter((measured.bench, measured.case) for measured in part if not measured.alone)
-        found: dict[tuple[str, str], float] = {}
+        worst: dict[tuple[str, str], float] = {}
+        doubted: dict[tuple[str, str], list[str]] = {}
         for measured in part:
             if measured.alone or together[measured.bench, measured.case] < 2:
                 continue
-            place = measured.bench, measured.subject
-            if measured.invalid.startswith(UNSTEADY):
-                found.setdefault(place, 0.0)
-            if id(measured) not in groups:
-                continue
-            off = behind(measured, groups[id(measured)])
-            floor, alike = self.of(session, measured), self.of(session, measured, "bench.alike")
-            value = None if floor is None else in_unit_of(floor.key, measured)
-            low = floor is not None and value is not None and not floor.matcher.matches(value)
-            if low or (alike is not None and not alike.matcher.matches(off)):
-                found[place] = max(found.get(place, 0.0), off)
-        return sorted(found, key=lambda place: -found[place])
+            off, low = 0.0, measured.invalid.startswith(UNSTEADY)
+            if id(measured) in groups:
+                off = behind(measured, groups[id(measured)])
+                floor, alike = self.of(session, measured), self.of(session, measured, "bench.alike")
+                value = None if floor is None else in_unit_of(floor.key, measured)
+                low = floor is not None and value is not None and not floor.matcher.matches(value)
+                low = low or (alike is not None and not alike.matcher.matches(off))
+            if low:
+                place = measured.bench, measured.subject
+                worst[place] = max(worst.get(place, 0.0), off)
+                doubted.setdefault(place, []).append(measured.case)
+        return [(*place, tuple(doubted[place])) for place in sorted(worst, key=lambda place: -worst[place])]
 
 
 def in_unit_of(key: Key, measured: Measurement) -> float | None:

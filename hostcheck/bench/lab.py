@@ -70,3 +70,7 @@ class Lab(Protocol):
             subjects: the GPUs that take part, where these are not all.
         """
         ...
+
+    def wants(self, case: str) -> bool:
+        """Whether a case is to be measured: all are, but where some were in doubt and are measured once more."""
+        ...

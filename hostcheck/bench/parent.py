@@ -224,8 +224,8 @@ class Parent:
         gpus: those that take part.
         level, options: as the user set them.
         tell: called with each progress.
-        doubt: called with what was measured; returns which benchmarks on which subjects are to be measured once more,
-            alone, the worst first.
+        doubt: called with what was measured; returns which cases of which benchmarks on which subjects are to be
+            measured once more, alone, the worst first.
         spare: seconds that this may take.
         grace: seconds over the plan after which a child is killed; by default, by what it has to load.
         launcher: what starts a child; the descriptor's number is added.
@@ -238,7 +238,7 @@ class Parent:
         level: Level,
         options: Mapping[str, str] | None = None,
         tell: Callable[[Progress], None] | None = None,
-        doubt: Callable[[Harvest], Sequence[tuple[str, str]]] | None = None,
+        doubt: Callable[[Harvest], Sequence[tuple[str, str, tuple[str, ...]]]] | None = None,
         spare: float = 0.0,
         grace: float | None = None,
         launcher: Sequence[str] = (sys.executable, "-P", "-m", "hostcheck.bench.child"),
@@ -355,9 +355,9 @@ class Parent:
         doubted = self._doubt(self.harvest) if self._doubt else ()
         alone = {step.bench.id for step in steps if step.alone}
         together = {step.bench.id: step for step in steps if step.bench.id not in alone}
-        wanted = [(together[bench], subject) for bench, subject in doubted if bench in together]
+        wanted = [(together[bench], subject, cases) for bench, subject, cases in doubted if bench in together]
         begun = time.monotonic()
-        for step, subject in wanted:
+        for step, subject, cases in wanted:
             short = replace(step, seconds=min(step.seconds, max(_SHORTEST, self._spare / len(wanted))), alone=True)
             child = self._children.get(subject)
             if child is None:
@@ -365,14 +365,14 @@ class Parent:
             if time.monotonic() - begun + short.seconds > self._spare:
                 break
             self._show(step.bench.id, [subject], alone=True)
-            self._turn(short, [child])
+            self._turn(short, [child], cases)
         self._spare = max(0.0, self._spare - (time.monotonic() - begun))
 
-    def _turn(self, step: Step, turn: Sequence[_Child]) -> None:
-        """Let some children run a benchmark at the same time."""
+    def _turn(self, step: Step, turn: Sequence[_Child], cases: tuple[str, ...] = ()) -> None:
+        """Let some children run a benchmark at the same time, or some of its cases."""
         alone = step.bench.scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
         for child in turn:
-            order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone)
+            order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone, cases=cases)
             child.order(order, time.monotonic() + self._limit(step))
         self._wait(step, turn)
 

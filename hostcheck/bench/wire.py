@@ -43,12 +43,19 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Run one benchmark, that a module registers; `alone` where the other GPUs idle meanwhile."""
+    """Run one benchmark, that a module registers.
+
+    Attributes:
+        seconds: that it may take.
+        alone: the other GPUs idle meanwhile.
+        cases: only these of its cases; all where none is named.
+    """
 
     bench: str
     module: str
     seconds: float
     alone: bool = False
+    cases: tuple[str, ...] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -15,7 +15,7 @@ COPY = Measurement(
 )  # fmt: skip
 
 
-def doubtful(*measurements: Measurement) -> list[tuple[str, str]]:
+def doubtful(*measurements: Measurement) -> list[tuple[str, str, tuple[str, ...]]]:
     session = Session(
         tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=measurements,
         devices={f"gpu{number}": {"pci_id": "10de:2330"} for number in range(4)},
@@ -41,7 +41,7 @@ def each(*values: float, **changes: object) -> list[Measurement]:
 def test_copies_at_once_below_the_floor_or_the_others_are_in_doubt_the_worst_first(
     values: tuple[float, ...], doubted: list[str]
 ) -> None:
-    assert [subject for _, subject in doubtful(*each(*values))] == doubted
+    assert [subject for _, subject, _ in doubtful(*each(*values))] == doubted
 
 
 def test_what_is_its_own_fault_or_no_number_is_not() -> None:
@@ -57,11 +57,18 @@ def test_what_was_unsteady_at_once_is_in_doubt_after_what_is_too_slow(bench: str
     """As on four H200, 2026-11-21, of which two were too slow and the two others unsteady."""
     steady, unsteady = each(55, 55, bench=bench, case="pinned")
     one = replace(unsteady, invalid="unsteady: the samples vary by 13%")
-    assert doubtful(steady, one) == [(bench, "gpu1")]
+    assert doubtful(steady, one) == [(bench, "gpu1", ("pinned",))]
     assert doubtful(one) == [], "one GPU shares with nobody"
+
+
+def test_only_cases_in_doubt_are_measured_once_more() -> None:
+    small = each(20, 44, 44, case="pinned 16 MiB")
+    assert doubtful(*each(38, 55, 55), *small, *each(8, 8, 8, case="pageable")) == [
+        ("copy.h2d", "gpu0", ("pinned", "pinned 16 MiB"))
+    ]
 
 
 def test_gpus_of_two_numa_nodes_share_a_host_too() -> None:
     first, second = each(38, 55)
     apart = replace(first, settings={"NUMA node": 0}), replace(second, settings={"NUMA node": 1})
-    assert doubtful(*apart) == [("copy.h2d", "gpu0")]
+    assert doubtful(*apart) == [("copy.h2d", "gpu0", ("pinned",))]

@@ -262,15 +262,18 @@ def shared(folder: Path, spare: float, **options: str) -> tuple[Harvest, list[Pr
     step = Step(bench=BENCHES["copy.shared"], seconds=0.2)
     made = Parent(
         GPUS, level=Level.QUICK, options={"count": str(folder), **options}, tell=told.append, spare=spare,
-        doubt=lambda harvest: [(m.bench, m.subject) for m in reversed(harvest.measurements) if m.value == 20.0],
+        doubt=lambda harvest: [
+            (m.bench, m.subject, (m.case,)) for m in reversed(harvest.measurements) if m.value == 20.0
+        ],
     )  # fmt: skip
     return made.run([step, *steps("turns")]), told
 
 
 def test_what_is_doubtful_at_once_is_measured_alone_one_after_the_other(tmp_path: Path) -> None:
     harvest, told = shared(tmp_path, spare=60.0)
-    found = [m for m in harvest.measurements if m.bench == "copy.shared"]
+    found = [m for m in harvest.measurements if m.bench == "copy.shared" and m.case == "pinned"]
     assert [(m.value, m.alone) for m in found] == [(20.0, False)] * 3 + [(55.0, True)] * 3
+    assert not any(m.alone for m in harvest.measurements if m.case == "pageable"), "of which nobody had a doubt"
     assert [p.subjects for p in told if p.alone] == [m.subject for m in reversed(found[:3])], (
         "in the order of the doubt"
     )
@@ -279,7 +282,7 @@ def test_what_is_doubtful_at_once_is_measured_alone_one_after_the_other(tmp_path
 
 def test_measuring_alone_takes_no_longer_than_there_is_to_spare(tmp_path: Path) -> None:
     harvest, told = shared(tmp_path, spare=0.0)
-    assert [m.alone for m in harvest.measurements if m.bench == "copy.shared"] == [False] * 3
+    assert [m.alone for m in harvest.measurements if m.bench == "copy.shared"] == [False] * 6
     assert not any(p.alone for p in told)
 
 
