@@ -5,7 +5,7 @@ driver that hangs takes nobody else along. A sample takes some 3 ms of each GPU 
 
 Energy comes from a counter that moves ten times a second (H100, driver 580; 2026-11-21), so that the difference between
 the ends of a short stretch can be off by a fifth of a second of power. It is told from where the counter moved first to
-where it moved last, and not at all where less than half a second lies between.
+where it moved last, and not at all where less than a third of a second lies between.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hostcheck.bench.model import Conditions
 
 PERIOD = 0.02
 """Seconds between two samples."""
-_LEAST_ENERGY = 0.5
-"""Seconds between two moves of the energy counter from which on they tell the power to a few percent."""
+_LEAST_ENERGY = 0.35
+"""Seconds between two moves of the energy counter from which on they tell the power to some 5 %."""
 
 # Numbers of NVML_FI_DEV_*, stable across versions. Nanoseconds for which a reason held the clocks down.
 SLOWDOWNS = {

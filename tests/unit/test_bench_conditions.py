@@ -149,7 +149,7 @@ def test_a_stretch_of_some_gpus_asks_no_others() -> None:
     assert asked, "all of them where none is named"
 
 
-@pytest.mark.parametrize(("length", "joules"), [(0.73, 0.73 * 700), (2.0, 2.0 * 700), (0.45, None)])
+@pytest.mark.parametrize(("length", "joules"), [(0.58, 0.58 * 700), (2.0, 2.0 * 700), (0.3, None)])
 def test_energy_is_told_from_a_counter_that_moves_ten_times_a_second(length: float, joules: float | None) -> None:
     nvml, clock = Nvml(), Clock()
     sampler = made(nvml, clock)
