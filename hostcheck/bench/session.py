@@ -36,7 +36,7 @@ _STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
 """Seconds that a child takes to start, off the budget."""
 _PACKAGES = {Backend.CUDA: "cuda.bindings", Backend.TORCH: "torch"}
 _FEWEST = 0.2
-SPARE = {Level.QUICK: 8.0, Level.STANDARD: 25.0, Level.FULL: 0.0, Level.SOAK: 0.0}
+SPARE = {Level.QUICK: 6.0, Level.STANDARD: 25.0, Level.FULL: 0.0, Level.SOAK: 0.0}
 """Seconds, over the budget, in which GPUs are measured alone once more where at once they shared too little."""
 _SPARE_SHARE = 0.1
 """The same of a duration that the user gives."""
