@@ -84,10 +84,15 @@ def recover(targets: tuple[str, ...], remote: Remote, *, json: bool) -> int:
 
 
 def _split(words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the number of a transaction and the targets; a host is never called by a number alone."""
-    if words and words[0].isascii() and words[0].isdigit():
-        return words[0], words[1:]
-    return None, words
+    """Return the number of a transaction, wherever it stands, and the targets; no host is called by a number alone.
+
+    Raises:
+        HostcheckError: there are several numbers.
+    """
+    numbers = [word for word in words if word.isascii() and word.isdigit()]
+    if len(numbers) > 1:
+        raise HostcheckError(f"one transaction at a time, not {' and '.join(numbers)}")
+    return next(iter(numbers), None), tuple(word for word in words if word not in numbers)
 
 
 def _histories(hosts: Hosts) -> tuple[dict[str, tuple[Transaction, ...]], list[tuple[str, str]]]:
