@@ -190,25 +190,27 @@ def numa_layout(
     if not host:
         raise Unavailable("no memory node lists a CPU")
     bare = [node for node in host if need(node.memory_kib) == 0]
+    fix = _GUEST if platform.hypervisor else _SEAT
     for node in bare:
-        line = f"{len(node.cpus)} CPUs and no memory"
-        yield failed(line, 0, subject=node.subject, wanted="memory on its own channels", fix=_SEAT)
+        line = f"{len(node.cpus)} CPU{'s' * (len(node.cpus) > 1)} and no memory"
+        yield failed(line, 0, subject=node.subject, wanted="memory on its own channels", fix=fix)
     yield from _shared(len(host), topology, platform)
     sizes = [need(node.memory_kib) for node in host]
     if len(host) > 1 and not bare:
         spread = round((max(sizes) - min(sizes)) / max(sizes) * 100, 1)
         amounts = ", ".join(f"{node.subject} {need(node.memory_kib) / 2**20:.0f} GiB" for node in host)
-        yield expect(SPREAD).judge(spread, say=f"nodes differ by {spread:g} %: {amounts}", fix=_SEAT)
+        yield expect(SPREAD).judge(spread, say=f"nodes differ by {spread:g} %: {amounts}", fix=fix)
 
 
 _SEAT = "Compare the modules with the board's population rules (sudo dmidecode -t memory), and reseat or replace them."
+_GUEST = "Give each node of the guest that has CPUs memory of its own, and as much as the others, in its definition."
 
 
 def _shared(count: int, topology: CpuTopology, platform: Platform) -> Iterator[Finding]:
     """Judge how the sockets are spread over the nodes that have CPUs."""
     sockets = topology.sockets
     if not isinstance(sockets, int) or count >= sockets:
-        yield passed(f"{count} memory nodes have CPUs" if count > 1 else "one memory node has all CPUs", count)
+        yield passed(f"{count} nodes have CPUs" if count > 1 else "one node has all CPUs", count)
     elif platform.hypervisor:
         yield passed(f"{sockets} sockets in {count} nodes: the hypervisor hides the layout, so pinning is not possible")
     else:
