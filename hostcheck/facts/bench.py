@@ -38,6 +38,10 @@ SHARED = ("copy.*", "overlap.*")
 """Benchmarks with which GPUs at once share the memory of the host: too little for one is then not that GPU's own."""
 
 
+_LONGEST = 200
+"""Characters of a subject that are looked at."""
+
+
 def parse_results(reading: Reading) -> Session:
     """Parse a session.
 
@@ -101,10 +105,13 @@ def about(session: Session, *patterns: str) -> Session:
 
 
 def gpus_in(subject: str) -> list[int]:
-    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host or all GPUs."""
+    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host or all GPUs.
+
+    Of what an archive from anywhere calls a subject, no more than any host can have.
+    """
     every: list[int] = []
-    for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject):
-        for first, last in re.findall(r"(\d{1,4})(?:-(\d{1,4}))?", listed or single):
+    for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject[:_LONGEST]):
+        for first, last in re.findall(r"(\d{1,3})(?:-(\d{1,3}))?", listed or single):
             every += range(int(first), int(last or first) + 1)
     return every
 

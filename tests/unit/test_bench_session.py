@@ -30,7 +30,7 @@ from hostcheck.bench.session import (
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import KEYS, Expect, Layer, read_layer
-from hostcheck.facts.bench import judge_of, parse_results, traits
+from hostcheck.facts.bench import gpus_in, judge_of, parse_results, traits
 from hostcheck.model import exit_code
 from hostcheck.registry import BENCHES, load_benches
 from hostcheck.snapshot.archive import read_archive, write_archive
@@ -307,3 +307,10 @@ def test_the_most_telling_case_of_the_last_layer_wins() -> None:
     assert Expect([both], {}, (key.name,))(key, "gemm.fp8").matcher.words("%") == "at least 10 %"
     later = Expect([both, layer(**{"": 40})], {}, (key.name,))
     assert later(key, *cases).matcher.words("%") == "at least 40 %", "a site that says all means all"
+
+
+def test_a_subject_names_no_more_gpus_than_a_host_can_have() -> None:
+    assert gpus_in("gpu0>gpu1") == [0, 1]
+    assert gpus_in("gpu[0-3,7]") == [0, 1, 2, 3, 7]
+    assert gpus_in("all GPUs") == []
+    assert len(gpus_in("gpu[" + "0-999," * 100_000 + "7]")) < 100_000
