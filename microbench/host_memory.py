@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,13 +211,18 @@ def _compiled() -> _Loops:
         import numpy as np
     except ImportError:
         raise Unavailable(_NUMBA) from None
-    compiled = numba.njit(nogil=True)
-    loops = _Loops(compiled(_add_up), compiled(_triad), compiled(_follow))
+    loops = _Loops(*(_jit(numba, loop) for loop in (_add_up, _triad, _follow)))
     words, numbers = np.arange(2, dtype=np.int64), np.ones(2)
     loops.add_up(words)
     loops.triad(numbers, numbers, numbers, SCALE)
     loops.chase(np.array([1, 0]), 0, 2)
     return loops
+
+
+@cache
+def _jit(numba: Any, loop: Callable[..., Any]) -> Any:
+    """Return what compiles a loop for the types of its first call, once in this process."""
+    return numba.njit(nogil=True)(loop)
 
 
 def _add_up(words: Any) -> int:
