@@ -86,9 +86,10 @@ def read(lab: Lab) -> Iterator[Sampled]:
                     "straight": lambda: _straight(library, handle, target),
                     "by the CPU": lambda: _by_cpu(descriptor, target),
                 }.items():
-                    before = counted(library)
-                    seconds, wrong = _measured(lab, target, once)
-                    after = counted(library)
+                    with _said(library, folder):
+                        before = counted(library)
+                        seconds, wrong = _measured(lab, target, once)
+                        after = counted(library)
                     straight = way == "straight"
                     yield Sampled(
                         samples=tuple(size / 1e9 / each for each in seconds),
@@ -158,7 +159,8 @@ def _handle(library: Any, descriptor: int, folder: str) -> Iterator[int]:
     try:
         yield handle
     finally:
-        library.handle_deregister(handle)
+        with suppress(library.cuFileError):
+            library.handle_deregister(handle)
 
 
 @contextmanager
@@ -167,7 +169,8 @@ def _said(library: Any, folder: str) -> Iterator[None]:
     try:
         yield
     except library.cuFileError as problem:
-        name = library.OpError(abs(int(problem.status))).name
+        known = {int(error): error.name for error in library.OpError}
+        name = known.get(abs(int(problem.status)), f"status {problem.status}")
         if name == _NOT_SET_UP:
             raise NotApplicable(
                 "GPUDirect Storage is not set up here: nvidia-fs is not loaded, and PCI P2PDMA is not to be had"

@@ -309,9 +309,10 @@ class Parent:
         if self._ahead_of != (scope, backend, self._gpus):
             self._forsake()
             return
-        for child in self._ahead.values():
-            child.begin(time.monotonic() + _START)
-        self._children, self._ahead, self._ahead_of = self._ahead, {}, None
+        for subject in [subject for subject in self._ahead if self._deaths.get(subject, 0) < _DEATHS]:
+            self._children[subject] = self._ahead.pop(subject)
+            self._children[subject].begin(time.monotonic() + _START)
+        self._forsake()
 
     def _forsake(self) -> None:
         """Let go of children that were started ahead."""

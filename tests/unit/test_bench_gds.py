@@ -101,11 +101,17 @@ def stand_in(status: int) -> Any:
     [
         (5008, "/scratch: cuFile says IO_NOT_SUPPORTED: its file system or drive is none that can be read straight"),
         (-5030, "/scratch: cuFile says INTERNAL_ERROR: words of cuFile"),
+        (-1, "/scratch: cuFile says status -1: words of cuFile"),
     ],
 )
 def test_a_file_that_cannot_be_read_straight_is_one_line(status: int, line: str) -> None:
     with pytest.raises(HostcheckError, match=line), gds._handle(stand_in(status), 7, "/scratch"):
         raise AssertionError("it was refused")
+
+
+def test_the_real_cufile_names_its_errors() -> None:
+    cufile = library()
+    assert {int(error): error.name for error in cufile.OpError}[5001] == gds._NOT_SET_UP
 
 
 def test_reads_of_all_gpus_are_counted() -> None:

@@ -216,6 +216,12 @@ def test_what_was_started_ahead_for_gpus_that_are_lost_is_started_anew() -> None
     assert (found.subject, found.value) == ("gpu[0,3]", 1.0)
 
 
+def test_a_gpu_that_is_left_alone_gets_no_process_that_was_started_ahead() -> None:
+    why = {missing.subject: missing.why for missing in run("dies", "dies", "package").missing}
+    assert why["gpu1"] == "left alone after its process died 2 times"
+    assert "a_package_that_nobody_has is missing" in why["gpu0"]
+
+
 def test_a_child_touches_nothing_before_it_may() -> None:
     child = parent._Child(
         Plan(gpus=(), subject="host", level=Level.QUICK, load=("a_package_that_nobody_has",)),
