@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import selectors
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope
+from hostcheck.bench.process import GOING, LOUDEST, TOO_LOUD, Child
 from hostcheck.bench.validity import disturbed
-from hostcheck.bench.wire import LONGEST, Begin, Beside, Done, Event, Got, Lacking, Order, Plan, Ready
+from hostcheck.bench.wire import Beside, Done, Event, Got, Lacking, Order, Plan, Ready
 from hostcheck.registry import Bench
 from hostcheck.render.fold import fold_line
 
-_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _START = 60.0
 """Seconds until a child must be up; a GPU without persistence takes 3 of them."""
 _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
 """Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
-_GOING = 2.0
-"""Seconds that a killed child gets to go away before it is left behind."""
 _SHORTEST = 0.3
 """Seconds that a benchmark needs, at least, where it is measured once more."""
-_LOUDEST = 16 * 2**20
-"""Bytes that a child and what it loads may print; of twice as much nothing is kept, so that memory has a bound."""
-_TOO_LOUD = f"printed more than {_LOUDEST >> 20} MiB"
 _GARBLED = "told what is no measurement"
 _LISTEN = 0.5
 """Seconds after which is looked, at the latest, how much was printed."""
@@ -99,124 +89,6 @@ class Harvest:
     first: float | None = None
 
 
-class _Child:
-    """A child process, and our ends of its pipes."""
-
-    def __init__(self, plan: Plan, environment: Mapping[str, str], launcher: Sequence[str]) -> None:
-        self.plan = plan
-        self.ready: Ready | None = None
-        self.working = False
-        self.mute = False
-        self.garbled = False
-        self.deadline = 0.0
-        self._buffer = b""
-        self._decoder = msgspec.json.Decoder(Event)
-        self._log = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._log, 2 * _LOUDEST)
-        fcntl.fcntl(self._log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-        self.fd, theirs = os.pipe()
-        os.set_blocking(self.fd, False)
-        try:
-            self.process = subprocess.Popen(
-                [*launcher, str(theirs)],
-                stdin=subprocess.PIPE,
-                stdout=self._log,
-                stderr=self._log,
-                env={**environment},
-                pass_fds=(theirs,),
-                start_new_session=True,
-            )
-        except OSError:
-            os.close(self.fd)
-            os.close(self._log)
-            raise
-        finally:
-            os.close(theirs)
-        self._send(plan)
-
-    def _send(self, what: Plan | Begin | Order) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(msgspec.json.encode(what) + b"\n")
-            self.process.stdin.flush()
-
-    def begin(self, deadline: float) -> None:
-        """Let it use its devices."""
-        self.deadline = deadline
-        self._send(Begin())
-
-    def order(self, order: Order, deadline: float) -> None:
-        """Let it run a benchmark."""
-        self.working, self.deadline = True, deadline
-        self._send(order)
-
-    def events(self) -> list[Event]:
-        """Return what it has said since; mute: it can say no more, garbled: it said what is no event."""
-        while not self.mute:
-            try:
-                piece = os.read(self.fd, 1 << 16)
-            except BlockingIOError:
-                break
-            self._buffer += piece
-            self.garbled = len(self._buffer) > LONGEST
-            self.mute = not piece or self.garbled
-        *lines, self._buffer = self._buffer.split(b"\n")
-        found: list[Event] = []
-        for line in lines:
-            try:
-                found.append(self._decoder.decode(line))
-            except msgspec.MsgspecError:
-                self.mute = self.garbled = True
-                break
-        return found
-
-    def end(self, seconds: float) -> bool:
-        """Let it go, kill it if it does not, and in any case what it started; return whether it is gone."""
-        with suppress(OSError):
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        until = time.monotonic() + seconds
-        # As long as nobody has waited for it, its number is its group's, whoever else of that is left.
-        while time.monotonic() < until and not os.waitid(os.P_PID, self.process.pid, _ENDED):
-            time.sleep(0.005)
-        return self.kill()
-
-    def kill(self) -> bool:
-        """Kill it and what it started; return whether it is gone."""
-        with suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(_GOING)
-        if self.process.returncode is not None:
-            return True
-        # Without a return code, Popen would warn about it and try to reap it at exit.
-        self.process.returncode = -signal.SIGKILL
-        return False
-
-    def printed(self) -> int:
-        """Return how many bytes it has printed; it writes at the same place of the same file as we hold."""
-        return os.lseek(self._log, 0, os.SEEK_CUR)
-
-    def how(self) -> str:
-        """Say how it ended, with the last that it or a library wrote."""
-        if self.printed() >= _LOUDEST:
-            return _TOO_LOUD
-        code = self.process.returncode
-        words = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
-        size = self.printed()
-        tail = os.pread(self._log, min(4096, size), max(0, size - 4096)).decode("utf-8", "replace")
-        lines = [line.strip() for line in tail.splitlines() if line.strip()]
-        return f"{words}: {lines[-1][:200]}" if lines else words
-
-    def close(self) -> None:
-        """Give back the descriptors."""
-        with suppress(OSError):
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        os.close(self.fd)
-        os.close(self._log)
-
-
 class Parent:
     """Runs benchmarks on GPUs and on the host.
 
@@ -251,9 +123,9 @@ class Parent:
         self._spare = spare
         self._grace = grace
         self._launcher = launcher
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
         # Children of the next kind, and for which kind and which GPUs they were made.
-        self._ahead: dict[str, _Child] = {}
+        self._ahead: dict[str, Child] = {}
         self._ahead_of: tuple[Scope, Backend, tuple[BenchGpu, ...]] | None = None
         self._deaths: dict[str, int] = {}
         # GPUs that turned out to be in use, or that no process survives on: the others do without them.
@@ -369,7 +241,7 @@ class Parent:
             self._turn(short, [child], cases)
         self._spare = max(0.0, self._spare - (time.monotonic() - begun))
 
-    def _turn(self, step: Step, turn: Sequence[_Child], cases: tuple[str, ...] = ()) -> None:
+    def _turn(self, step: Step, turn: Sequence[Child], cases: tuple[str, ...] = ()) -> None:
         """Let some children run a benchmark at the same time, or some of its cases."""
         alone = step.bench.scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
         for child in turn:
@@ -394,7 +266,7 @@ class Parent:
         self._children[subject] = self._made(scope, subject)
         self._children[subject].begin(time.monotonic() + _START)
 
-    def _made(self, scope: Scope, subject: str, load: tuple[str, ...] = ()) -> _Child:
+    def _made(self, scope: Scope, subject: str, load: tuple[str, ...] = ()) -> Child:
         own = tuple(gpu for gpu in self._gpus if gpu.subject == subject or scope is Scope.GPUS)
         seen = self._gpus if scope in (Scope.GPUS, Scope.RANKS) else own
         ranks = len(self._gpus) if scope is Scope.RANKS else 0
@@ -417,7 +289,7 @@ class Parent:
         }
         if ranks:
             environment |= self._ranks(own[0])
-        return _Child(plan, environment, self._launcher)
+        return Child(plan, environment, self._launcher)
 
     def _ranks(self, gpu: BenchGpu) -> dict[str, str]:
         """Return what torch.distributed reads of its environment."""
@@ -447,7 +319,7 @@ class Parent:
             return False
         return True
 
-    def _wait(self, step: Step, children: Sequence[_Child], *, starting: bool = False) -> None:
+    def _wait(self, step: Step, children: Sequence[Child], *, starting: bool = False) -> None:
         """Listen until each of these children is ready, or done, or gone."""
         waited = list(children)
         with selectors.DefaultSelector() as selector:
@@ -457,7 +329,7 @@ class Parent:
                 pause = max(0.0, min(child.deadline for child in waited) - time.monotonic())
                 heard = [key.data for key, _ in selector.select(min(pause, _LISTEN))]
                 late = [child for child in waited if child not in heard and child.deadline <= time.monotonic()]
-                loud = [child for child in waited if child not in [*heard, *late] and child.printed() >= _LOUDEST]
+                loud = [child for child in waited if child not in [*heard, *late] and child.printed() >= LOUDEST]
                 for child in heard:
                     for event in child.events():
                         self._take(step, child, event)
@@ -475,7 +347,7 @@ class Parent:
                 for child in loud:
                     selector.unregister(child.fd)
                     waited.remove(child)
-                    self._bury(step, child, _TOO_LOUD)
+                    self._bury(step, child, TOO_LOUD)
                 if step.bench.scope is Scope.RANKS and len(self._children) < len(self._gpus):
                     # The others wait for the one that is gone, and would for ever.
                     for child in waited:
@@ -483,7 +355,7 @@ class Parent:
                     waited.clear()
                     self._dismiss(0.0)
 
-    def _take(self, step: Step, child: _Child, event: Event) -> None:
+    def _take(self, step: Step, child: Child, event: Event) -> None:
         if isinstance(event, Ready):
             child.ready = event
             for subject, told in event.told.items():
@@ -516,10 +388,10 @@ class Parent:
                 # Where it cannot be told at which of several numbers errors were counted, they count once.
                 conditions = replace(conditions, errors={})
 
-    def _bury(self, step: Step, child: _Child, why: str) -> None:
+    def _bury(self, step: Step, child: Child, why: str) -> None:
         """Kill a child, or find it dead, and say so; the others go on."""
         subject = next(subject for subject, each in self._children.items() if each is child)
-        gone = child.end(0.0) if why else child.end(_GOING)
+        gone = child.end(0.0) if why else child.end(GOING)
         if why:
             fate = "it was killed" if gone else f"it cannot be killed and was left behind (pid {child.process.pid})"
             line = f"the process that measured it {why}; {fate}"

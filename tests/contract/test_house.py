@@ -86,7 +86,7 @@ def test_an_audit_loads_only_what_it_shows() -> None:
 
 def test_child_processes_are_started_only_where_they_belong() -> None:
     allowed = {
-        "hostcheck/bench/parent.py",
+        "hostcheck/bench/process.py",
         "hostcheck/snapshot/local.py",
         "hostcheck/transport/child.py",
         "hostcheck/transport/local.py",

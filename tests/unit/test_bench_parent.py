@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import bench_fakes
-from hostcheck.bench import parent
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Level, Measurement
 from hostcheck.bench.parent import Harvest, Parent, Progress, Step
+from hostcheck.bench.process import Child
 from hostcheck.bench.wire import Plan, Ready
 from hostcheck.registry import BENCHES
 
@@ -223,7 +223,7 @@ def test_a_gpu_that_is_left_alone_gets_no_process_that_was_started_ahead() -> No
 
 
 def test_a_child_touches_nothing_before_it_may() -> None:
-    child = parent._Child(
+    child = Child(
         Plan(gpus=(), subject="host", level=Level.QUICK, load=("a_package_that_nobody_has",)),
         os.environ,
         (sys.executable, "-P", "-m", "hostcheck.bench.child"),
@@ -329,7 +329,7 @@ def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
 def test_what_cannot_be_killed_is_left_behind_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver call that never returns keeps a process from dying; here, the signal is kept from it."""
     monkeypatch.setattr("hostcheck.bench.parent.os.killpg", lambda group, number: None)
-    monkeypatch.setattr("hostcheck.bench.parent._GOING", 0.2)
+    monkeypatch.setattr("hostcheck.bench.process.GOING", 0.2)
     harvest = run("hangs", grace=5.0, gpus=GPUS[:2])
     (hung,) = harvest.missing
     assert hung.subject == "gpu1"
