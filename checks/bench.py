@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hostcheck.bench.model import HEAT, PROVING, SLOWDOWNS, UNSTEADY, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
-from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, traits
+from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, others, traits
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
@@ -270,28 +270,26 @@ def alike(session: Session, expect: Expect) -> Iterator[Finding]:
     clock, temperature, link or memory than they have. A copy that was behind while all GPUs copied at once is excused
     where it is not behind alone.
     """
-    # An audit without measurements does without it.
-    from statistics import median
-
     compared = [group for group in equals(session) if len(group) >= _FEWEST]
     if not compared:
         raise NotApplicable("nothing was measured on two equal parts")
     alone = _alone(session)
     for group in compared:
-        middle = median(measured.value or 0.0 for measured in group)
         for measured in group:
-            off = behind(measured, group)
+            middle = others(measured, group)
+            off = behind(measured, middle)
             expectation = expect.of(traits(session, measured))(ALIKE, *cases(measured))
             side = "above" if lower_is_better(measured.unit) else "below"
-            say = f"{_value(measured)}, {off:g} % {side} the median of {len(group)} equals ({_number(middle)})"
+            equal = f"the median of {len(group) - 1} equals" if len(group) > _FEWEST else "its equal"
+            say = f"{_value(measured)}, {off:g} % {side} {equal} ({_number(middle)})"
             finding = expectation.judge(off, subject=measured.subject, say=say, fix=_LOOK, source="hostcheck bench")
             again = None if measured.alone else alone.get(_place(measured))
             if finding.status is Status.FAIL and again is not None:
                 finding = _idle(measured, f"{off:g} % below its equals, {_TOGETHER}; it was measured alone, too")
                 # Alone it can only be faster: what is behind even so is behind for a reason of its own.
                 if not again.invalid and again.value is not None:
-                    off = behind(again, group)
-                    say = f"{_value(again)} alone, and still {off:g} % below the median of {len(group)} equals at once"
+                    off = behind(again, middle)
+                    say = f"{_value(again)} alone, and still {off:g} % below {equal} at once ({_number(middle)})"
                     own = expectation.judge(off, subject=again.subject, say=say, fix=_LOOK, source="hostcheck bench")
                     finding = own if own.status is Status.FAIL else finding
             yield finding

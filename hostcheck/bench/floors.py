@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hostcheck.bench.model import UNSTEADY, Measurement, Session
 from hostcheck.expect import KEYS, Expect, Expectation, ExpectationMissing, Key, Layer
-from hostcheck.facts.bench import SHARED, about, behind, cases, equals, judge_of, traits
+from hostcheck.facts.bench import SHARED, about, behind, cases, equals, judge_of, others, traits
 from hostcheck.matchers import AtLeast
 
 
@@ -64,7 +64,8 @@ class Floors:
                 continue
             off, low = 0.0, measured.invalid.startswith(UNSTEADY)
             if id(measured) in groups:
-                off = behind(measured, groups[id(measured)])
+                group = groups[id(measured)]
+                off = behind(measured, others(measured, group)) if len(group) > 1 else 0.0
                 floor, alike = self.of(session, measured), self.of(session, measured, "bench.alike")
                 value = None if floor is None else in_unit_of(floor.key, measured)
                 low = floor is not None and value is not None and not floor.matcher.matches(value)

@@ -148,12 +148,20 @@ def _kind(session: Session, measured: Measurement) -> tuple[object, ...]:
     return (measured.bench, measured.case, measured.unit, measured.alone, settings, model, shape)
 
 
-def behind(measured: Measurement, group: Sequence[Measurement]) -> float:
-    """Return by how many per cent a number is worse than the median of its equals; 0 where it is not, or that is 0."""
+def others(measured: Measurement, group: Sequence[Measurement]) -> float:
+    """Return the median of the others of a group of two equals or more.
+
+    Its own number would move the median, of two equals so far that no time could ever be twice of it.
+    """
     # An audit without measurements does without it.
     from statistics import median
 
-    middle, value = median(each.value or 0.0 for each in group), measured.value or 0.0
+    return median(each.value or 0.0 for each in group if each is not measured)
+
+
+def behind(measured: Measurement, middle: float) -> float:
+    """Return by how many per cent a number is worse than the middle of its equals; 0 where it is not, or that is 0."""
+    value = measured.value or 0.0
     worse = value - middle if lower_is_better(measured.unit) else middle - value
     return max(0.0, round(100 * worse / middle, 1)) if middle else 0.0
 
