@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
@@ -34,6 +34,7 @@ class Between:
         failed: pairs that failed, and why; empty where all hosts measured together.
         verdict: what pairs prove; None where all hosts measured together.
         absent: hosts that could not take part, and why.
+        interrupted: Ctrl-C ended it early; what pairs had proven by then holds.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Between:
     failed: dict[Pair, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     absent: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def note(self, found: Found, subject: str) -> Measurement:
         """Take a result in, and return it as a measurement."""
@@ -118,13 +120,17 @@ def by_pairs(
     rates: dict[Pair, float] = {}
     waiting: list[Pair] = []
     number = 0
-    while (pairs := pairing.round()) or waiting:
+    while not between.interrupted and ((pairs := pairing.round()) or waiting):
         if pairs:
             number += 1
             if tell is not None:
                 tell(f"round {number}: {len(pairs)} pairs of {len(by_name)} hosts")
-            outcomes = _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch)
-            found = _take(between, pairing, outcomes)
+            outcomes: dict[Pair, Outcome] = {}
+            try:
+                _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch, outcomes)
+            except KeyboardInterrupt:
+                between.interrupted = True
+            found = _take(between, pairing, {pair: outcomes[pair] for pair in pairs if pair in outcomes})
             rates |= found
             waiting += found
         if not pairs or floor is not None or len(rates) >= FEWEST:
@@ -171,8 +177,10 @@ def _judge(
             between.failed[pair] = f"{rates[pair]:.3g} GB/s is {too_slow[pair]}"
 
 
-def _measure_pairs(pairs: Iterable[tuple[Target, Target]], make: Make, launch: Launch) -> dict[Pair, Outcome]:
-    """Measure pairs at the same time; on Ctrl-C, let all hosts go."""
+def _measure_pairs(
+    pairs: Iterable[tuple[Target, Target]], make: Make, launch: Launch, outcomes: dict[Pair, Outcome]
+) -> None:
+    """Measure pairs at the same time, and put down what came of each as it ends; on Ctrl-C, let all hosts go."""
     opened: list[Transport] = []
     lock = Lock()
     ended = False
@@ -187,8 +195,9 @@ def _measure_pairs(pairs: Iterable[tuple[Target, Target]], make: Make, launch: L
 
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        begun = {(one.name, other.name): pool.submit(run, (one, other), kept, launch) for one, other in pairs}
-        return {pair: outcome.result() for pair, outcome in begun.items()}
+        begun = {pool.submit(run, (one, other), kept, launch): (one.name, other.name) for one, other in pairs}
+        for future in as_completed(begun):
+            outcomes[begun[future]] = future.result()
     except BaseException:
         ended = True
         with lock:

@@ -23,6 +23,7 @@ _OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "send
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MOST = 1 << 40
 _PATH = click.Path(path_type=Path)
+_LET_GO = "hostcheck: interrupted; all hosts were let go"
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
@@ -132,7 +133,7 @@ def command(
             click.echo(f"{len(targets)} hosts, at most {launch.seconds:.0f} s", err=True)
             between = together(targets, make, launch)
     except KeyboardInterrupt:
-        click.echo("hostcheck: interrupted; all hosts were let go", err=True)
+        click.echo(_LET_GO, err=True)
         ctx.exit(INTERRUPTED)
     session = _session(between, begun, time.monotonic() - started)
     if output is not None:
@@ -141,6 +142,9 @@ def command(
         write(output, encoded(session) + b"\n")
     if output != Path("-"):
         _show(session, between, floor)
+    if between.interrupted:
+        click.echo(_LET_GO, err=True)
+        ctx.exit(INTERRUPTED)
     ctx.exit(_code(between, floor))
 
 
@@ -187,6 +191,8 @@ def _show(session: Session, between: Between, floor: float | None) -> None:
         told = (
             f"it failed with {', '.join(others)}, and nobody is proven good" if others else "nobody was left to pair it"
         )
+        if between.interrupted:
+            told = "interrupted before that was clear"
         click.echo(f"UNKNOWN {host}: {told}")
     if between.verdict.good:
         click.echo(f"good: {fold_line(between.verdict.good)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hostcheck.bench import hosts
 from hostcheck.bench.collective import MARK
 from hostcheck.bench.hosts import Between, by_pairs
 from hostcheck.bench.ranks import Case, Launch, Outcome, read_found
-from hostcheck.cli.bench_nccl import _code
+from hostcheck.cli.bench_nccl import _code, _session, _show
 from hostcheck.fleet.targets import Target
 from hostcheck.render.json import encoded
 
@@ -30,8 +31,13 @@ def searched(
     absent: Collection[int] = (),
     floor: float | None = None,
     scatter: tuple[float, ...] = (1.0,) * 5,
+    most: int | None = None,
 ) -> Between:
-    """Let hosts find out who is slow, where `rate` tells GB/s of a pair by its numbers and the bytes."""
+    """Let hosts find out who is slow, where `rate` tells GB/s of a pair by its numbers and the bytes.
+
+    With `most`, Ctrl-C comes after so many pairs.
+    """
+    left = itertools.count() if most is None else iter(range(most))
 
     def found(pair: tuple[int, int], size: int) -> Any:
         seconds = [size / 1e9 / rate(frozenset(pair), size) * share for share in scatter]
@@ -42,9 +48,12 @@ def searched(
         (one,) = read_found(MARK.encode() + encoded(document))
         return one
 
-    def measured(pairs: Iterable[tuple[Target, Target]], make: Any, launch: Launch) -> Mapping[Any, Outcome]:
-        outcomes = {}
+    def measured(
+        pairs: Iterable[tuple[Target, Target]], make: Any, launch: Launch, outcomes: dict[Any, Outcome]
+    ) -> None:
         for first, second in pairs:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
             pair = int(first.name[1:]), int(second.name[1:])
             if gone := {f"n{number}" for number in pair if number in absent}:
                 outcomes[first.name, second.name] = Outcome(
@@ -53,7 +62,6 @@ def searched(
             else:
                 results = tuple(found(pair, size) for _, size, _ in launch.cases)
                 outcomes[first.name, second.name] = Outcome(found=results)
-        return outcomes
 
     monkeypatch.setattr(hosts, "_measure_pairs", measured)
     targets = [Target(f"n{number}", f"n{number}") for number in range(count)]
@@ -118,6 +126,28 @@ def test_a_floor_and_a_host_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
     found = searched(monkeypatch, 4, lambda pair, _: 10.0 if 1 in pair else 40.0, absent={3}, floor=30.0)
     assert found.verdict is not None
     assert (found.verdict.good, found.verdict.bad, set(found.absent)) == (("n0", "n2"), ("n1",), {"n3"})
+
+
+def test_what_an_interrupt_leaves_is_kept_and_judged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = searched(monkeypatch, 16, lambda pair, _: 4.0 if 3 in pair else 40.0, most=5)
+    assert found.interrupted
+    assert len(found.measurements) == 5
+    assert found.verdict is not None
+    assert found.verdict.bad == ()
+    assert set(found.verdict.good) == {f"n{number}" for number in (0, 1, 4, 5, 6, 7, 8, 9)}
+    assert set(found.verdict.open) == {f"n{number}" for number in (2, 3, *range(10, 16))}
+    _show(_session(found, dt.datetime.now(dt.UTC), 1.0), found, None)
+    told = capsys.readouterr().out
+    assert "UNKNOWN n12: interrupted before that was clear" in told
+    assert "failed: n2 and n3: 4 GB/s is 10% of" in told
+
+
+def test_an_interrupt_before_enough_pairs_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = searched(monkeypatch, 16, lambda pair, _: 40.0, most=2)
+    assert found.verdict is not None
+    assert (found.verdict.good, found.verdict.bad, len(found.verdict.open)) == ((), (), 16)
 
 
 @pytest.mark.parametrize(("via", "invalid"), [("NET/IB/GDRDMA", True), ("NET/Socket", False)])
