@@ -199,6 +199,7 @@ class Figure:
         how: "all at once" or "each alone" where parts were measured both ways, or each alone; else empty.
         joules_per_tflop: energy of 10^12 operations; None where it was not told.
         invalid: why the number may not be believed; empty where it may.
+        hardware: "not run on this hardware by us", of GPUs on which we never ran a benchmark; else empty.
     """
 
     bench: str
@@ -215,6 +216,7 @@ class Figure:
     how: str = ""
     joules_per_tflop: float | None = None
     invalid: str = ""
+    hardware: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

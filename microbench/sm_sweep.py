@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.model import RUN_ON, Backend, Level, Sampled, Scope
 from hostcheck.errors import NotApplicable
 from hostcheck.registry import bench
 
@@ -76,10 +76,10 @@ def sweep(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -
     operations = chain.operations(periods, chain.repeats)
     rate, source = tensor_chain.operations_per_clock(lab.gpu, chain)
     return replace(
-        judged(chain, operations, device.sm_count, runs, known=device.cc in tensor_chain.RUN_ON),
+        judged(chain, operations, device.sm_count, runs, known=device.cc in RUN_ON),
         limit=rate,
         limit_source=source,
-        settings=settings(device.cc, chain),
+        settings=settings(chain),
     )
 
 

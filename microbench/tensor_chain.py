@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from hostcheck.gpu_table import GpuModel
 
 SEEDS = (11, 12)
-RUN_ON = ((9, 0),)
-"""Compute capabilities on which we ran these chains."""
-UNSEEN = "not run on this hardware by us"
 
 _REPORT = ("clock0", "clock1", "ns0", "ns1", "word", "sm", "differing", "stuck", "unwritten")
 _REPORT_BYTES = 56

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hostcheck.bench.model import Backend, Level, Sampled, Scope
+from hostcheck.bench.model import RUN_ON, Backend, Level, Sampled, Scope
 from hostcheck.errors import NotApplicable
 from hostcheck.registry import bench
 
@@ -42,8 +42,7 @@ def tensor_pipe(lab: Lab) -> Iterator[Sampled]:
     every period, and with the right ones. Below 0.95 of the limit: multiprocessors that stall; see `sm.sweep`.
 
     We ran it on compute capability 9.0. The chains for 8.x, 10.x and 12.x are compiled, and their machine code is
-    tested, but no such GPU was at hand: their results carry the setting "not run on this hardware by us", and instead
-    of a limit to be judged by, the detail `of_bound`.
+    tested, but no such GPU was at hand: instead of a limit to be judged by, their results carry the detail `of_bound`.
     """
     from hostcheck.bench.cuda import Device
 
@@ -97,11 +96,11 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
         unit=chain.unit,
         limit=limit,
         limit_source=source,
-        settings=settings(device.cc, chain),
+        settings=settings(chain),
         details=details,
         verified=once.right and seen.right and not seen.wrong,
     )
-    return made if device.cc in tensor_chain.RUN_ON else unproven(made)
+    return made if device.cc in RUN_ON else unproven(made)
 
 
 def bound(gpu: BenchGpu, chain: tensor_chain.Chain, sm_count: int, mhz: float) -> tuple[float | None, str]:
@@ -154,13 +153,10 @@ class _Seen:
         self.wrong.update(run.verdict.wrong)
 
 
-def settings(cc: tuple[int, int], chain: tensor_chain.Chain) -> dict[str, Scalar]:
-    """Return what must be equal for two numbers to be comparable, and whether we ever ran it."""
-    made: dict[str, Scalar] = {
+def settings(chain: tensor_chain.Chain) -> dict[str, Scalar]:
+    """Return what must be equal for two numbers to be comparable."""
+    return {
         "instruction": chain.instruction,
         "data": "random" if chain.exact else "random, normal",
         "clock": "events",
     }
-    if cc not in tensor_chain.RUN_ON:
-        made["hardware"] = tensor_chain.UNSEEN
-    return made

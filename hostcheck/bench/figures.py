@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Session
-from hostcheck.facts.bench import lower_is_better
+from hostcheck.facts.bench import gpus_in, lower_is_better
 from hostcheck.model import Figure
 
 _CLOCKS = 0.2
@@ -42,7 +43,12 @@ def figures(session: Session, floors: Floors | None = None) -> tuple[Figure, ...
             if measured.invalid:
                 reasons.setdefault(measured.invalid, []).append(measured)
         found += [_invalid(own, why, at_once=at_once) for why, own in reasons.items()]
-    return tuple(found)
+    return tuple(replace(figure, hardware=_hardware(session, figure)) for figure in found)
+
+
+def _hardware(session: Session, figure: Figure) -> str:
+    named = (f"gpu{index}" for subject in figure.subjects for index in gpus_in(subject))
+    return next((told["hardware"] for gpu in named if "hardware" in (told := session.devices.get(gpu, {}))), "")
 
 
 def _are_equal(one: Measurement, other: Measurement) -> bool:

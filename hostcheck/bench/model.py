@@ -27,6 +27,11 @@ PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pci
 UNSTEADY = "unsteady: "
 
 
+RUN_ON = ((9, 0),)
+"""Compute capabilities on which we ran the benchmarks ourselves."""
+NOT_RUN = "not run on this hardware by us"
+
+
 UNVERIFIED = "its output was not verified"
 """Why such a number is invalid."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from hostcheck import __version__
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.bench.model import Backend, Level, Measurement, Missing, Scope, Session
+from hostcheck.bench.model import NOT_RUN, RUN_ON, Backend, Level, Measurement, Missing, Scope, Session
 from hostcheck.bench.parent import Harvest, Parent, Progress, Step
 from hostcheck.bench.pinning import node_of
 from hostcheck.errors import HostcheckError, Unavailable
@@ -178,7 +178,14 @@ def _describe(gpu: Gpu) -> dict[str, str]:
         told["virtualization"] = gpu.virtualization
     if _is_confidential(gpu):
         told["confidential computing"] = "on"
+    if _capability(gpu) not in RUN_ON:
+        told["hardware"] = NOT_RUN
     return told
+
+
+def _capability(gpu: Gpu) -> tuple[int, int]:
+    major, _, minor = (gpu.compute_capability if isinstance(gpu.compute_capability, str) else "0.0").partition(".")
+    return int(major), int(minor or 0)
 
 
 def _is_confidential(gpu: Gpu) -> bool:
@@ -191,8 +198,6 @@ def _bench_gpu(gpu: Gpu) -> BenchGpu:
     mib = gpu.memory.total_mib
     pci_id, subsystem = (text if isinstance(text, str) else None for text in (gpu.pci_id, gpu.subsystem_id))
     model = find(pci_id, subsystem, name, mib if isinstance(mib, int) else None)
-    capability = gpu.compute_capability if isinstance(gpu.compute_capability, str) else "0.0"
-    major, _, minor = capability.partition(".")
     assert isinstance(gpu.uuid, str)
     return BenchGpu(
         index=gpu.index,
@@ -202,7 +207,7 @@ def _bench_gpu(gpu: Gpu) -> BenchGpu:
         # Of a share of a GPU the figures of the whole one do not hold.
         model=None if gpu.virtualization == "VGPU" else model,
         sm_count=0 if model is None or model.sm is None else model.sm,
-        cc=(int(major), int(minor or 0)),
+        cc=_capability(gpu),
         numa_node=node_of(gpu.bus_id),
     )
 

@@ -223,6 +223,8 @@ def run(
         judged = judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today(), facts=facts)
         if (style or "text") == "text" and output is None:
             click.echo(render_session(session, replace(floors, traits=traits(facts))), nl=False)
+            # The table above has more of it.
+            judged = replace(judged, measured=())
         code = view.run(judged)
     finally:
         click.echo(kept, err=True)

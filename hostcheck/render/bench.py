@@ -11,7 +11,7 @@ from hostcheck.bench.model import Session
 from hostcheck.model import Figure
 from hostcheck.render.fold import fold_line
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
-from hostcheck.render.words import number, of_limit, of_whom
+from hostcheck.render.words import not_run, number, of_limit, of_whom, some
 
 _BAR = 16
 _NAME = 25
@@ -36,17 +36,23 @@ def render_session(
     page = _page(color, width, ascii)
     page.put(("MEASURED", "bold"), (_headline(session), "dim"), hang=2, between="  ")
     page.blank()
-    shown: tuple[str, str] = "", ""
-    for figure in figures(session, floors):
-        _line(page, figure, shown)
-        shown = figure.bench, figure.case
+    put_figures(page, figures(session, floors))
     if not session.measurements:
         page.put("nothing", indent=2)
     _pinning(page, session)
-    _unseen(page, session)
     _missing(page, session)
     page.blank()
     return page.text()
+
+
+def put_figures(page: Page, measured: Sequence[Figure]) -> None:
+    """Put a line for each figure, and below them which of them we never had on such a part ourselves."""
+    shown: tuple[str, str] = "", ""
+    for figure in measured:
+        _line(page, figure, shown)
+        shown = figure.bench, figure.case
+    for note in not_run(measured):
+        page.put(note, indent=2, hang=4)
 
 
 def render_comparison(
@@ -158,16 +164,6 @@ def _bar(figure: Figure, ascii: bool) -> str:
     return bar[:place] + mark + bar[place + 1 :]
 
 
-def _unseen(page: Page, session: Session) -> None:
-    """Say which benchmarks we never ran on such a part ourselves."""
-    notes: dict[str, list[str]] = {}
-    for measured in session.measurements:
-        if note := str(measured.settings.get("hardware", "")):
-            notes.setdefault(note, []).append(measured.bench)
-    for note, benches in notes.items():
-        page.put((f"{_some(list(dict.fromkeys(benches)))}:", "bold"), note, indent=2, hang=4)
-
-
 def _missing(page: Page, session: Session) -> None:
     reasons: dict[str, dict[str, list[str]]] = {}
     for missing in session.missing:
@@ -180,8 +176,4 @@ def _missing(page: Page, session: Session) -> None:
     for why, benches in reasons.items():
         subjects = sorted({subject for own in benches.values() for subject in own} - {"host"})
         where = f" on {fold_line(subjects, most=3)}" if subjects else ""
-        page.put((f"{_some(list(benches))}{where}:", "bold"), why, indent=2, hang=4)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+        page.put((f"{some(list(benches))}{where}:", "bold"), why, indent=2, hang=4)

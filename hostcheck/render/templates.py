@@ -25,7 +25,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
         group.actions, group.by_status, group.causes, group.counts, group.gravest, group.notes, group.severities,
         group.silent, group.subsystems, group.unmet, group.waived,
         words.affected, words.compared, words.ending_words, words.expired, words.gist, words.headline, words.many,
-        words.number, words.observed, words.of_limit, words.of_whom, words.provenance, words.refused,
+        words.not_run, words.number, words.observed, words.of_limit, words.of_whom, words.provenance, words.refused,
         words.status_word, words.tally, words.verdict, words.was_judged, words.was_read, words.when, words.why,
     )
 }  # fmt: skip

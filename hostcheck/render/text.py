@@ -38,6 +38,7 @@ def render_text(
         ascii=wants_ascii() if ascii is None else ascii,
     )
     _header(page, run)
+    _measured(page, run)
     for action in group.actions(run):
         _heading(page, action.title, action.lead)
         for issue in action.issues:
@@ -69,6 +70,17 @@ def _heading(page: Page, title: str, lead: str = "") -> None:
     page.blank()
     page.put((title.upper(), "bold"), (lead, "dim"), hang=2, between="  ")
     page.blank()
+
+
+def _measured(page: Page, run: Run) -> None:
+    if run.measured:
+        # An audit without measurements does without it.
+        from hostcheck.render.bench import put_figures
+
+        _heading(
+            page, "Measured", "Each number beside what is physically possible; the mark in a bar is what is wanted."
+        )
+        put_figures(page, run.measured)
 
 
 def _issue(page: Page, issue: group.Issue, verbose: bool) -> None:

@@ -259,6 +259,20 @@ def of_whom(figure: Figure) -> str:
     return text + ("" if figure.joules_per_tflop is None else f", {figure.joules_per_tflop:.3g} J/TFLOP")
 
 
+def not_run(figures: Sequence[Figure]) -> list[str]:
+    """Say which benchmarks we never ran on such a part ourselves."""
+    notes: dict[str, dict[str, None]] = {}
+    for figure in figures:
+        if figure.hardware:
+            notes.setdefault(figure.hardware, {})[figure.bench] = None
+    return [f"{some(list(benches))}: {note}" for note, benches in notes.items()]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return up to four names, of more the first three and how many others there are."""
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
 def of_limit(figure: Figure) -> str:
     """Say which share of what is possible a figure is, and which is wanted; empty where there is no limit."""
     if figure.share is None or figure.limit is None:

@@ -81,7 +81,7 @@ def nvmlDeviceGetArchitecture(gpu: dict[str, Any]) -> int:
 
 
 def nvmlDeviceGetCudaComputeCapability(gpu: dict[str, Any]) -> list[int]:
-    return [9, 0]
+    return list(gpu.get("cc", (9, 0)))
 
 
 def nvmlDeviceGetComputeMode(gpu: dict[str, Any]) -> int:

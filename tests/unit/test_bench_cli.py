@@ -96,6 +96,20 @@ def test_the_archive_is_judged_again_by_other_expectations(tmp_path: Path) -> No
         assert run.returncode == code, run.stdout + run.stderr
 
 
+def test_each_form_of_the_report_holds_the_numbers_and_says_what_we_never_ran(tmp_path: Path) -> None:
+    _, shown, _ = bench("fake.turns", "--save", "kept.tar.gz", nvml={"gpus": [{"cc": [10, 3]}]}, cwd=tmp_path)
+    assert shown.count("not run on this hardware by us") == shown.count("MEASURED") == 1
+    again = ["audit", "--from", "kept.tar.gz", "--only", "bench"]
+    for form in ("text", "md", "html", "json"):
+        run = subprocess.run(
+            [sys.executable, "-c", START, *again, "--format", form], cwd=tmp_path, check=False, capture_output=True,
+            text=True, env={**os.environ, "PYTHONPATH": str(TESTS)},
+        )  # fmt: skip
+        assert "fake.turns" in run.stdout, form
+        assert "1 GB/s" in run.stdout, form
+        assert "not run on this hardware by us" in run.stdout, form
+
+
 def test_json_is_the_run(tmp_path: Path) -> None:
     _, out, _ = bench("fake.turns", "--format", "json", cwd=tmp_path)
     run = json.loads(out)

@@ -10,7 +10,6 @@ from hostcheck.audit import shipped_layers
 from hostcheck.bench.figures import figures
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Missing, Session
-from hostcheck.model import Scalar
 from hostcheck.render.bench import render_session
 from hostcheck.render.words import number
 
@@ -105,10 +104,12 @@ def test_cases_of_one_benchmark_do_not_repeat_its_name() -> None:
 
 
 def test_what_was_never_run_on_such_a_part_is_told_once_for_each_benchmark() -> None:
-    unseen: dict[str, Scalar] = {"hardware": "not run on this hardware by us"}
-    each = [replace(TRIAD, bench="tensor.pipe", case=case, settings=unseen) for case in ("BF16", "FP8")]
-    lines = shown(TRIAD, *each, replace(TRIAD, bench="sm.sweep", settings=unseen))
-    assert "  tensor.pipe, sm.sweep: not run on this hardware by us" in lines
+    each = [replace(TRIAD, bench="tensor.pipe", case=case) for case in ("BF16", "FP8")]
+    every = (TRIAD, *each, replace(TRIAD, bench="launch.kernel", subject="gpu1"))
+    devices = {"gpu0": {"hardware": "not run on this hardware by us"}, "gpu1": {}}
+    session = Session(tool="t", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=every, devices=devices)
+    lines = render_session(session, color=False, width=100, ascii=True).splitlines()
+    assert "  hbm.triad, tensor.pipe: not run on this hardware by us" in lines
 
 
 def test_what_was_not_measured_is_told_once_for_each_reason() -> None:

@@ -58,6 +58,14 @@ def test_the_gpus_of_a_real_host() -> None:
     assert seen.why_none == ""
 
 
+def test_parts_on_which_we_never_ran_say_so() -> None:
+    assert "hardware" not in look(nvml("h100x1")).devices["gpu0"]
+    for told in ("10,3", "12,0", "8,0"):
+        other = nvml("h100x1").out.replace(b'capability":[9,0]', f'capability":[{told}]'.encode())
+        assert other != nvml("h100x1").out
+        assert look(replace(nvml("h100x1"), out=other)).devices["gpu0"]["hardware"] == "not run on this hardware by us"
+
+
 def test_gpus_are_chosen_by_index_range_uuid_and_by_what_the_job_sees() -> None:
     both = [gpu.index for gpu in look(nvml("h200x2")).gpus]
     assert both == [0, 1]

@@ -131,13 +131,6 @@ def test_rates_are_those_of_the_model_and_estimates_say_so():
     assert tensor_chain.operations_per_clock(replace(h100, model=None, cc=(13, 0)), chain) == (None, "")
 
 
-def test_what_we_never_ran_says_so():
-    assert "hardware" not in tensor_pipe.settings((9, 0), CHAIN)
-    for cc in ((8, 0), (8, 9), (10, 0), (10, 3), (12, 0)):
-        for chain in tensor_chain.chains(cc).values():
-            assert tensor_pipe.settings(cc, chain)["hardware"] == "not run on this hardware by us"
-
-
 def test_a_hot_gpu_makes_rates_void_but_not_what_is_counted_per_clock():
     hot = Conditions(seconds=1.0, throttled_ns={"hw_thermal_slowdown": 200_000_000})
     rate = Sampled(samples=(800.0,) * 10, unit="TFLOPS", verified=True)
