@@ -178,7 +178,12 @@ def mig_layout(gpus: Sequence[Gpu], devices: MigDevices, platform: Platform, exp
         if profiles != NO_INSTANCES:
             fix = f"{fix}; nvidia-smi mig -i {gpu.index} -cgi {profiles} -C (until the next reboot)"
         say = f"its MIG devices are {found}" if on else "MIG is off"
-        yield wanted.judge(found, say=say, subject=gpu.subject, fix=fix)
+        finding = wanted.judge(found, say=say, subject=gpu.subject, fix=fix)
+        if on and found == NO_INSTANCES and finding.status is Status.PASS:
+            # The driver lists devices; a GPU instance without a compute instance holds its slices and is none.
+            say = "it has no MIG devices; whether GPU instances are left without any, nvidia-smi mig -lgi tells"
+            finding = Finding(status=Status.UNKNOWN, subject=gpu.subject, summary=say)
+        yield finding
     if not asked:
         raise NotApplicable("nothing says which MIG devices are wanted here (gpu.mig-layout), or no GPU can do MIG")
 
