@@ -21,6 +21,8 @@ from hostcheck.render.fold import fold_line
 
 _START = 60.0
 """Seconds until a child must be up; a GPU without persistence takes 3 of them."""
+STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
+"""Seconds that the children of a kind take to start, as planned."""
 _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
 """Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
 _SHORTEST = 0.3
@@ -99,6 +101,7 @@ class Parent:
         doubt: called with what was measured; returns which cases of which benchmarks on which subjects are to be
             measured once more, alone, the worst first.
         spare: seconds that this may take.
+        until: seconds from the start by which all is to be done: what is measured once more gives way to what is left.
         grace: seconds over the plan after which a child is killed; by default, by what it has to load.
         launcher: what starts a child; the descriptor's number is added.
     """
@@ -112,6 +115,7 @@ class Parent:
         tell: Callable[[Progress], None] | None = None,
         doubt: Callable[[Harvest], Sequence[tuple[str, str, tuple[str, ...]]]] | None = None,
         spare: float = 0.0,
+        until: float = float("inf"),
         grace: float | None = None,
         launcher: Sequence[str] = (sys.executable, "-P", "-m", "hostcheck.bench.child"),
     ) -> None:
@@ -121,6 +125,7 @@ class Parent:
         self._tell = tell
         self._doubt = doubt
         self._spare = spare
+        self._until = until
         self._grace = grace
         self._launcher = launcher
         self._children: dict[str, Child] = {}
@@ -132,7 +137,7 @@ class Parent:
         self._out: set[str] = set()
         self._beside: list[Beside] = []
         self._begun = time.monotonic()
-        self._step, self._steps, self._left = 0, 0, 0.0
+        self._step, self._steps, self._left, self._starting = 0, 0, 0.0, 0.0
         self.harvest = Harvest()
 
     def run(self, steps: Sequence[Step]) -> Harvest:
@@ -143,11 +148,13 @@ class Parent:
         self._steps, self._left = len(steps), sum(self._cost(step) for step in steps)
         left = list(steps)
         kinds = list(dict.fromkeys((step.bench.scope, step.bench.backend) for step in steps))
+        self._starting = sum(STARTING[backend] for _, backend in kinds)
         try:
             for kind, following in zip(kinds, [*kinds[1:], None], strict=True):
                 if kind[0] in (Scope.GPUS, Scope.RANKS):
                     self._gpus = tuple(gpu for gpu in self._gpus if gpu.subject not in self._out)
                 self._adopt(*kind)
+                self._starting -= STARTING[kind[1]]
                 own = [step for step in steps if (step.bench.scope, step.bench.backend) == kind]
                 try:
                     for place, step in enumerate(own):
@@ -230,12 +237,13 @@ class Parent:
         together = {step.bench.id: step for step in steps if step.bench.id not in alone}
         wanted = [(together[bench], subject, cases) for bench, subject, cases in doubted if bench in together]
         begun = time.monotonic()
+        spare = min(self._spare, self._until - (begun - self._begun) - self._left - self._starting)
         for step, subject, cases in wanted:
-            short = replace(step, seconds=min(step.seconds, max(_SHORTEST, self._spare / len(wanted))), alone=True)
+            short = replace(step, seconds=min(step.seconds, max(_SHORTEST, spare / len(wanted))), alone=True)
             child = self._children.get(subject)
             if child is None:
                 continue
-            if time.monotonic() - begun + short.seconds > self._spare:
+            if time.monotonic() - begun + short.seconds > spare:
                 break
             self._show(step.bench.id, [subject], alone=True)
             self._turn(short, [child], cases)

@@ -16,7 +16,7 @@ from hostcheck import __version__
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import NOT_RUN, RUN_ON, Backend, Level, Measurement, Missing, Scope, Session
-from hostcheck.bench.parent import Harvest, Parent, Progress, Step
+from hostcheck.bench.parent import STARTING, Harvest, Parent, Progress, Step
 from hostcheck.bench.pinning import node_of
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.facts.bench import gpus_in
@@ -32,14 +32,14 @@ _ONE_GPU = 36.0
 """The same for quick on a host with one GPU, where nothing is measured between GPUs."""
 _STRETCH = {Level.QUICK: 1.0, Level.STANDARD: 4.0, Level.FULL: 30.0, Level.SOAK: float("inf")}
 """How much longer than it plans a benchmark is run where there is time."""
-_STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
-"""Seconds that a child takes to start, off the budget."""
 _PACKAGES = {Backend.CUDA: "cuda.bindings", Backend.TORCH: "torch"}
 _FEWEST = 0.2
 SPARE = {Level.QUICK: 6.0, Level.STANDARD: 25.0, Level.FULL: 0.0, Level.SOAK: 0.0}
 """Seconds, over the budget, in which GPUs are measured alone once more where at once they shared too little."""
 _SPARE_SHARE = 0.1
 """The same of a duration that the user gives."""
+_PROMISED = {Level.QUICK: 57.0, Level.STANDARD: 297.0}
+"""Seconds from the start after which these levels have promised to be done, less what judging and printing take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +292,7 @@ def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | No
     if level >= Level.FULL and gpus > 1:
         steps += [replace(step, alone=True) for step in steps if step.bench.scope is Scope.GPU and not step.alone]
     need = sum(step.seconds * step.turns(gpus) for step in steps)
-    starting = sum(_STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
+    starting = sum(STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
     budget = _ONE_GPU if level is Level.QUICK and gpus <= 1 else BUDGET[level]
     time_left = max(1.0, (budget if duration is None else duration) - starting)
     most = _STRETCH[level] if duration is None else float("inf")
@@ -345,6 +345,7 @@ def measure(
         tell=tell,
         doubt=None if floors is None else lambda harvest: floors.doubtful(session(harvest)),
         spare=SPARE[level] if duration is None else _SPARE_SHARE * duration,
+        until=_PROMISED.get(level, float("inf")) if duration is None else float("inf"),
     )
     harvest = parent.run(steps)
     return session(harvest), harvest

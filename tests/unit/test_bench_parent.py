@@ -263,11 +263,12 @@ def test_progress_says_what_runs_and_what_is_left() -> None:
     assert [p.got.case for p in told if p.got is not None] == ["", "unproven", ""]
 
 
-def shared(folder: Path, spare: float, **options: str) -> tuple[Harvest, list[Progress]]:
+def shared(folder: Path, spare: float, until: float = float("inf"), **options: str) -> tuple[Harvest, list[Progress]]:
     told: list[Progress] = []
     step = Step(bench=BENCHES["copy.shared"], seconds=0.2)
     made = Parent(
         GPUS, level=Level.QUICK, options={"count": str(folder), **options}, tell=told.append, spare=spare,
+        until=until,
         doubt=lambda harvest: [
             (m.bench, m.subject, (m.case,)) for m in reversed(harvest.measurements) if m.value == 20.0
         ],
@@ -290,6 +291,12 @@ def test_measuring_alone_takes_no_longer_than_there_is_to_spare(tmp_path: Path) 
     harvest, told = shared(tmp_path, spare=0.0)
     assert [m.alone for m in harvest.measurements if m.bench == "copy.shared"] == [False] * 6
     assert not any(p.alone for p in told)
+
+
+def test_measuring_alone_leaves_time_for_what_is_still_to_run(tmp_path: Path) -> None:
+    harvest, told = shared(tmp_path, spare=60.0, until=0.2)
+    assert not any(p.alone for p in told)
+    assert [m.bench for m in harvest.measurements if m.bench != "copy.shared"], "the others were measured"
 
 
 def test_ctrl_c_keeps_what_came_and_leaves_no_process() -> None:
