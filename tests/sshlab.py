@@ -96,6 +96,15 @@ class Host:
         """Return all processes of the host."""
         return [int(pid) for pid in call("ip", "netns", "pids", self.namespace).split()]
 
+    def runs(self, *argv: str) -> bool:
+        """Whether a process of the host was started so."""
+        wanted = "".join(f"{word}\0" for word in argv).encode()
+        for pid in self.pids():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes() == wanted:
+                    return True
+        return False
+
     def cut(self) -> None:
         """End every session from below, as a crash of their sshd does; the listening one stays."""
         for pid in self.pids():

@@ -186,15 +186,17 @@ def test_nothing_is_left_on_a_host(place: Path, server: Server, text: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("reach", "script", "told"),
+    ("reach", "script", "told", "seconds"),
     [
-        ("timeout", b"sleep 5", "no answer"),
-        ("error", b"echo 'hostcheck: no room' >&2", "no room"),
-        ("error", b"head -c 5000 /dev/urandom", "archive"),
+        ("timeout", b"sleep 30", "no answer", 1),
+        ("error", b"echo 'hostcheck: no room' >&2", "no room", 30),
+        ("error", b"head -c 5000 /dev/urandom", "archive", 30),
     ],
 )
-def test_a_bad_ending_is_told(place: Path, server: Server, reach: str, script: bytes, told: str) -> None:
-    run_via_ansible(inventory(place, server.line("a")), None, script, place / "run", 5, False, seconds=1)
+def test_a_bad_ending_is_told(
+    place: Path, server: Server, reach: str, script: bytes, told: str, seconds: float
+) -> None:
+    run_via_ansible(inventory(place, server.line("a")), None, script, place / "run", 5, False, seconds=seconds)
     assert record(place / "run", "a")["reach"] == reach
     assert told in str(record(place / "run", "a")["why"])
 
