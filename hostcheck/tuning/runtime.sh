@@ -28,6 +28,7 @@ recovering='' # whether steps that the journal does not know of are looked at
 broken=''     # whether the unit that was looked at has failed
 alien=''      # whether what stands there is nothing that hostcheck writes
 reloads=''    # who must read again what was changed
+arguments=''  # numbers of the changes that have their end once GRUB's configuration is made
 folders=''    # to be made durable at the end
 largest=65536 # bytes of a file that is written or kept
 safe=$nl      # folders in which nobody else can write
@@ -712,7 +713,22 @@ write_argument() { # grub|grubby NAME VALUE
     esac
     folders="$folders$nl${file%/*}"
     checkpoint dropped
-    outside update-grub
+}
+
+for_grub() { # whether a change of an argument is written, and waits for the configuration that GRUB boots by
+    case $kind:$target in
+    kernel-arg:grub\ *) arguments="$arguments $number" ;;
+    *) return 1 ;;
+    esac
+}
+
+configure() { # GRUB anew, once for all arguments: it takes seconds
+    if outside update-grub; then
+        checkpoint configured
+    else
+        why="GRUB's configuration could not be made: $why"
+        return 1
+    fi
 }
 
 gpu_folder() { # sets here, a folder for words of nvidia-smi; whether it is one for locks too, which end with the boot
@@ -1097,6 +1113,10 @@ act() { # one change; where it fails, why says so
         return 1
     fi
     checkpoint acted
+    for_grub || taken
+}
+
+taken() { # whether the change that was made is there, which is then its end; where it is not, why says so
     if ! read_value; then
         step "$number" failed "$why"
         return 1
@@ -1116,6 +1136,20 @@ act() { # one change; where it fails, why says so
     }
     checkpoint applied
     tell step "$number" applied ''
+}
+
+taken_arguments() { # the same of all that waited for GRUB's configuration
+    [ -n "$arguments" ] || return 0
+    if configure; then
+        for at in $arguments; do
+            recall "$at"
+            taken || failed=${failed:-"change $at: $why"}
+        done
+    else
+        for at in $arguments; do step "$at" failed "$why"; done
+        failed=${failed:-$why}
+    fi
+    arguments=
 }
 
 begin() { # a transaction of its own, with all that is planned
@@ -1168,6 +1202,7 @@ apply() { # TOOL HOST ROLE MACHINE BOOT SECONDS all|rest
     begin "$1" "$2" "$3"
     mode=act
     changes
+    if [ -z "$failed" ] || [ "$7" = rest ]; then taken_arguments; fi
     [ -n "$failed" ] || flush_reloads || failed="reading the new files again: $why"
     [ -z "$failed" ] || stop "$7"
     if [ -n "$confirming" ]; then
@@ -1213,6 +1248,7 @@ keeping= # whether what was applied stays
 only=' ' # numbers of the changes to take back; blank for all
 
 take_back() { # the loaded transaction, in reverse
+    arguments=
     back=$count
     while [ "$back" -gt 0 ]; do
         case $only in ' ' | *" $back "*) undo "$back" ;; esac
@@ -1222,24 +1258,34 @@ take_back() { # the loaded transaction, in reverse
         stuck=yes
         echo "hostcheck: what was changed back was not read again: $why" >&2
     }
+    [ -n "$arguments" ] || return 0
+    configured=yes
+    configure || configured=
+    for at in $arguments; do
+        recall "$at"
+        if [ -n "$configured" ] && is_back; then undone; else not_undone; fi
+    done
 }
 
-undo() { # N
+recall() { # N: what the journal says of a change
     number=$1
-    eval "was=\$state_$1"
-    case $was in
-    planned) [ -n "$recovering" ] || return 0 ;;
-    applied) [ -z "$keeping" ] || return 0 ;;
-    intent | stuck) ;;
-    *) return 0 ;;
-    esac
-    eval "kind=\$kind_$1 reload=\$reload_$1"
+    eval "was=\$state_$1 kind=\$kind_$1 reload=\$reload_$1"
     eval "unescape \"\$target_$1\""
     target=$text
     eval "unescape \"\$before_$1\""
     before=$text
     eval "unescape \"\$after_$1\""
     after=$text
+}
+
+undo() { # N
+    recall "$1"
+    case $was in
+    planned) [ -n "$recovering" ] || return 0 ;;
+    applied) [ -z "$keeping" ] || return 0 ;;
+    intent | stuck) ;;
+    *) return 0 ;;
+    esac
     checkpoint undo
     alien=
     if ! on_our_way || ! read_value; then
@@ -1260,23 +1306,35 @@ undo() { # N
         return 0
     fi
     due "$reload"
-    note=
     if is_before; then
         :
     elif ! is_ours; then
         show "$now"
         leave "$target is now $text, which is not what was set: somebody changed it since"
         return 0
-    elif ! write_value "$before" || ! read_value; then
+    elif ! write_value "$before"; then
         not_undone
         return 0
-    elif [ "$now" != '?' ] && ! same "$now" "$before"; then
-        show "$now"
-        why="the old value was accepted and did not take: $target is $text"
+    elif for_grub; then
+        return 0
+    elif ! is_back; then
         not_undone
         return 0
     fi
+    undone
+}
+
+is_back() { # whether the old value stands there again; where it does not, why says so
+    read_value || return 1
+    [ "$now" != '?' ] && ! same "$now" "$before" || return 0
+    show "$now"
+    why="the old value was accepted and did not take: $target is $text"
+    return 1
+}
+
+undone() { # the change, to its end
     checkpoint undone
+    note=
     tidy
     eval "state_$number=undone"
     record "$number" undone

@@ -513,6 +513,105 @@ def test_a_clock_that_jumps_back(host: Host) -> None:
     assert host.get(SWAPPINESS) == "10\n"
 
 
+# --- arguments of the kernel ---
+
+ARGUMENTS = plan(
+    change(Kind.KERNEL_ARG, "grub iommu", "off", "pt"),
+    change(Kind.KERNEL_ARG, "grub nosmt", None, ""),
+)
+GIVEN = "linux /vmlinuz ro quiet iommu=off iommu=pt nosmt\n"
+
+
+def test_grub_makes_its_configuration_once_for_all_arguments(host: Host) -> None:
+    before = host.state()
+    ran = host.run(apply_program(ARGUMENTS))
+    assert (ran.outcome.end, host.get("/boot/grub.cfg")) == (End.COMMITTED, GIVEN)
+    assert {step.state for step in ran.outcome.steps.values()} == {StepState.APPLIED}
+    assert host.calls() == ["update-grub"]
+    assert host.run(rollback_program("1", changes=[2])).outcome.end is End.COMMITTED
+    assert host.get("/boot/grub.cfg") == GIVEN.replace(" nosmt", "")
+    back = host.run(rollback_program("1"))
+    assert {n: step.state for n, step in back.outcome.steps.items()} == {1: StepState.UNDONE}
+    assert host.calls() == ["update-grub"] * 3
+    assert host.state() == before
+
+
+@shells
+def test_killed_between_the_arguments_and_the_configuration(command: Sequence[str], tmp_path: Path) -> None:
+    """Whatever was written and not yet made a configuration of is known, both on the way there and back."""
+    host = made_up(tmp_path, command)
+    before = host.state()
+    for moment in range(1, 100):
+        if host.run(apply_program(ARGUMENTS), kill_at=moment).code == 0:
+            break
+        assert host.run(recover_program()).code == 0
+        if _last_end(host) is End.COMMITTED:
+            host.run(rollback_program())
+        assert host.state() == before, moment
+    assert moment > 20
+    for moment in range(1, 100):
+        if host.run(rollback_program(), kill_at=moment).code == 0:
+            break
+        host.run(recover_program(), kill_at=moment % 9 + 1)
+        assert host.run(recover_program()).code == 0
+        if _last_end(host) is End.COMMITTED:  # killed before it had said that it takes back
+            assert host.get("/boot/grub.cfg") == GIVEN
+            continue
+        assert (_last_end(host), host.state()) == (End.ROLLED_BACK, before), moment
+        assert host.run(apply_program(ARGUMENTS)).outcome.end is End.COMMITTED
+    assert moment > 12
+    assert host.state() == before
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_configuration_that_cannot_be_made(host: Host, keep: bool) -> None:
+    before = host.state()
+    good = (host.bin / "update-grub").read_text()
+    # It fails where an argument is given, and works again once it was taken back.
+    (host.bin / "update-grub").write_text(
+        good
+        + '\ngrep -q nosmt "$root/boot/grub.cfg" && echo "grub-probe: error: no such device" >&2 && exit 1\nexit 0\n'
+    )
+    ran = host.run(apply_program(ARGUMENTS, keep_unverified=keep))
+    assert ran.outcome.end is (End.STOPPED if keep else End.ROLLED_BACK)
+    assert "GRUB's configuration could not be made: grub-probe: error: no such device" in ran.outcome.why
+    assert {n: step.state for n, step in ran.outcome.failures.items()} == dict.fromkeys((1, 2), StepState.FAILED)
+    assert {step.state for step in ran.outcome.steps.values()} == {StepState.UNDONE}
+    assert host.state() == before
+
+    (host.bin / "update-grub").write_text("#!/bin/sh\nexit 1\n")
+    ran = host.run(apply_program(ARGUMENTS, keep_unverified=keep))
+    assert ran.outcome.end is End.UNFINISHED
+    assert {step.why for step in ran.outcome.steps.values()} == {
+        "GRUB's configuration could not be made: update-grub failed without a word"
+    }
+    assert host.run(recover_program()).outcome.end is End.UNFINISHED
+    (host.bin / "update-grub").write_text(good)
+    assert host.run(recover_program()).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+
+
+def test_arguments_stay_where_a_later_change_fails_and_what_was_made_is_kept(host: Host) -> None:
+    wanted = plan(*ARGUMENTS.changes, change(Kind.UNIT, "none.service", "disabled inactive", "static inactive"))
+    before = host.state()
+    assert host.run(apply_program(wanted)).outcome.end is End.ROLLED_BACK
+    assert host.state() == before
+    ran = host.run(apply_program(wanted, keep_unverified=True))
+    assert {n: step.state for n, step in ran.outcome.steps.items()} == {
+        1: StepState.APPLIED, 2: StepState.APPLIED, 3: StepState.UNDONE
+    }  # fmt: skip
+    assert (ran.outcome.end, host.get("/boot/grub.cfg")) == (End.STOPPED, GIVEN)
+
+
+def test_an_argument_that_somebody_takes_out_meanwhile_did_not_take(host: Host) -> None:
+    """It is read back after the configuration was made, each by itself."""
+    mine = f"{host.root}/etc/default/grub.d/90-hostcheck-arguments.cfg"
+    ran = meddled(host, apply_program(ARGUMENTS), "configured", f"sed -i /nosmt/d {mine}")
+    assert ran.outcome.end is End.ROLLED_BACK
+    assert [n for n, step in ran.outcome.failures.items() if step.state is StepState.FAILED] == [2]
+    assert "it was accepted and did not take: grub nosmt is nothing, and not an empty value" in ran.outcome.why
+
+
 # --- many transactions ---
 
 
