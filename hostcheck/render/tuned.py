@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from hostcheck.model import Finding
 from hostcheck.render.fleet_hosts import hosts_line
+from hostcheck.render.fold import fold_line
+from hostcheck.render.group import alike
 from hostcheck.render.page import Page, page_width, wants_ascii, wants_color
 from hostcheck.render.plan_group import NEEDS, value_text
-from hostcheck.render.words import many, when
+from hostcheck.render.words import compared, many, when
 from hostcheck.tuning.drive import Ended, How
 from hostcheck.tuning.journal import Step, StepState, Transaction
 from hostcheck.tuning.measure import Compared
@@ -41,6 +44,8 @@ MEANING = {
 }
 """What the exit code of `tune apply` says."""
 _QUIET = (StepState.APPLIED, StepState.SAME)
+_MOST = 4
+"""Lines of what did not verify, for one check."""
 
 
 def _page(color: bool | None, width: int | None, ascii: bool | None) -> Page:
@@ -73,7 +78,8 @@ def render_ended(
     order = list(How)
     groups: dict[tuple[object, ...], list[Ended]] = {}
     for each in sorted(ended, key=lambda one: order.index(one.how)):
-        same = (each.how, each.why, each.made, each.undone, each.mended, tuple(each.unmended.items()), each.pending)
+        bad = (tuple(each.unmended.items()), tuple(each.findings.items()))
+        same = (each.how, each.why, each.made, each.undone, each.mended, bad, each.pending)
         groups.setdefault(same, []).append(each)
     for group in groups.values():
         _ending(page, group, there=there)
@@ -94,13 +100,27 @@ def _ending(page: Page, group: Sequence[Ended], *, there: bool) -> None:
     number = first.transaction if len(transactions) == 1 else ""
     page.put(told, f"(transaction {number})" if told and number else "", indent=2)
     page.put(("Passes now:" if first.mended else "", "dim"), ", ".join(first.mended), indent=2, hang=4)
-    for id, word in first.unmended.items() if first.how is not How.ROLLED_BACK else ():
-        page.put((id, "bold"), word, indent=2, hang=4, between=": ")
+    named = first.how is How.ROLLED_BACK  # in `why`
+    for id, word in first.unmended.items():
+        if not named:
+            page.put((id, "bold"), word, indent=2, hang=4, between=": ")
+        _findings(page, first.findings.get(id, ()), id if named else "")
     for needs in first.pending:
         page.put(("Some of it", "yellow"), f"{NEEDS[needs]}.", indent=2)
     if first.made and first.transaction and first.how in (How.VERIFIED, How.PARTLY, How.UNVERIFIED):
         page.put(("Take it back:", "dim"), "hostcheck tune rollback", number, names if there else "", indent=2)
     page.blank()
+
+
+def _findings(page: Page, findings: Sequence[Finding], id: str) -> None:
+    """Put what was expected of a check's subjects, and what was read."""
+    same = alike(findings)
+    for each in same[:_MOST]:
+        subjects = "" if set(each.subjects) <= {"host", ""} else fold_line(each.subjects)
+        said = ", ".join(filter(None, (each.finding.summary, compared(each.finding))))
+        page.put((id, "bold"), subjects, said, indent=4, hang=6, between=": ")
+    if len(same) > _MOST:
+        page.put((id, "bold"), f"and {len(same) - _MOST} more", indent=4, hang=6, between=": ")
 
 
 def _word(ended: Ended) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hostcheck.errors import HostcheckError
-from hostcheck.model import Absentee, Status
+from hostcheck.model import Absentee, Finding, Status
+from hostcheck.render.safe import clip
 from hostcheck.transport.base import Answer, Reach
 from hostcheck.tuning.change import Needs, Plan
 from hostcheck.tuning.hosts import Hosts
@@ -20,6 +21,10 @@ SECONDS = 600.0
 """Limit for what a program changes on one host: a driver that hangs must not hold up the others for ever."""
 
 _BAD = (Status.FAIL, Status.UNKNOWN, Status.ERROR)
+_MOST_FINDINGS = 32
+"""Of one check; its subjects may be hundreds."""
+_LONGEST = 400
+"""Characters of what a host told that are kept of a finding."""
 _NOT_BEGUN = (Reach.UNREACHABLE, Reach.DENIED, Reach.HOST_KEY, Reach.SHELL, Reach.PRIVILEGE)
 
 
@@ -60,6 +65,7 @@ class Ended:
         undone: how many were made and taken back.
         mended: checks that pass now.
         unmended: checks that were to be mended and are not, each with what became of it.
+        findings: of those checks, what was expected and what was read afterwards, or why it could not be read.
         pending: what must happen before some changes have their effect.
     """
 
@@ -71,6 +77,7 @@ class Ended:
     undone: int = 0
     mended: tuple[str, ...] = ()
     unmended: Mapping[str, str] = field(default_factory=dict)
+    findings: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     pending: tuple[Needs, ...] = ()
 
 
@@ -340,7 +347,8 @@ class _Wave:
             how = How.UNVERIFIED if bad else How.PARTLY if better else How.VERIFIED
             if how is How.VERIFIED and outcome.end is End.NOTHING:
                 how = How.NOTHING
-            self._end(name, how, outcome=outcome, mended=good, unmended=unmended)
+            findings = {id: bad_findings(after.get(id, {})) for id in unmended}
+            self._end(name, how, outcome=outcome, mended=good, unmended=unmended, findings=findings)
             numbers = _numbers(self.plans[name], outcome, bad)
             if numbers and not self.keep:
                 back[name] = numbers, unmended
@@ -387,21 +395,35 @@ def _all_why(outcome: Outcome) -> str:
     return outcome.why if not first or first in outcome.why else f"{first}; {outcome.why}".rstrip("; ")
 
 
-def passes(subjects: Mapping[str, Status]) -> bool:
+def passes(subjects: Mapping[str, Finding]) -> bool:
     """Return whether a check says nothing bad of any of its subjects, and something at all."""
-    return bool(subjects) and not any(status in _BAD for status in subjects.values())
+    return bool(subjects) and not any(finding.status in _BAD for finding in subjects.values())
 
 
 def _better(before: Verdicts, after: Verdicts, id: str) -> bool:
     """Whether fewer subjects of a check are bad than before, and none that was not."""
-    was = {subject for subject, status in before.get(id, {}).items() if status in _BAD}
-    now = {subject for subject, status in after.get(id, {}).items() if status in _BAD}
+    was = {subject for subject, finding in before.get(id, {}).items() if finding.status in _BAD}
+    now = {subject for subject, finding in after.get(id, {}).items() if finding.status in _BAD}
     return bool(after.get(id)) and now < was
 
 
-def status_words(subjects: Mapping[str, Status]) -> str:
+def bad_findings(subjects: Mapping[str, Finding]) -> tuple[Finding, ...]:
+    """Return what a check says of the subjects that do not pass: of not too many, and not too long."""
+    bad = [finding for finding in subjects.values() if finding.status in _BAD]
+    return tuple(
+        replace(
+            finding,
+            summary=clip(finding.summary, _LONGEST),
+            observed=clip(finding.observed, _LONGEST) if isinstance(finding.observed, str) else finding.observed,
+            fix="",
+        )
+        for finding in bad[:_MOST_FINDINGS]
+    )
+
+
+def status_words(subjects: Mapping[str, Finding]) -> str:
     """Return what is wrong with a check in a few words, such as "fail (gpu0)"."""
-    bad = {subject: status for subject, status in subjects.items() if status in _BAD}
+    bad = {subject: finding.status for subject, finding in subjects.items() if finding.status in _BAD}
     if not bad:
         return "not judged"
     named = ", ".join(subject for subject in bad if subject != "host")

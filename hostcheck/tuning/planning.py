@@ -14,7 +14,7 @@ from hostcheck.expect import Layer, shipped_names
 from hostcheck.facts.base import Facts
 from hostcheck.facts.host import PROBES
 from hostcheck.facts.identity import IDENTITY
-from hostcheck.model import Absentee, Status, worst
+from hostcheck.model import Absentee, Finding, worst
 from hostcheck.registry import Tuner, load_checks
 from hostcheck.snapshot.probes import Probe
 from hostcheck.snapshot.reading import Snapshot
@@ -24,8 +24,8 @@ from hostcheck.tuning.plan import Selection, make_plan, probes_for_plan
 
 _UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
 
-Verdicts: TypeAlias = Mapping[str, Mapping[str, Status]]
-"""What checks said: id to subject to status."""
+Verdicts: TypeAlias = Mapping[str, Mapping[str, Finding]]
+"""What checks said: id to subject to its worst finding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +82,7 @@ class Rules:
             return {}
         checklist = replace(self._checklist(name), only=tuple(ids), skip=(), require=())
         run = judge(snapshot, checklist, site=self.site, facts=facts)
-        return {
-            result.id: {
-                subject: worst(finding.status for finding in result.findings if finding.subject == subject)
-                for subject in dict.fromkeys(finding.subject for finding in result.findings)
-            }
-            for result in run.results
-            if result.id in ids
-        }
+        return {result.id: _worst(result.findings) for result in run.results if result.id in ids}
 
     def make(self, hosts: Hosts, names: Sequence[str], *, progress: Callable[[int], None] | None = None) -> Planned:
         """Read hosts and make their plans.
@@ -140,6 +133,15 @@ class Rules:
         rules = replace(self, checklist=lambda name: roles[name])
         before = {name: rules.judge(name, snapshots[name], mended(plan)) for name, plan in taken.items()}
         return Planned(plans=taken, before=before, absent=tuple(absent)), rules
+
+
+def _worst(findings: Iterable[Finding]) -> dict[str, Finding]:
+    found: dict[str, Finding] = {}
+    for finding in findings:
+        known = found.setdefault(finding.subject, finding)
+        if worst((known.status, finding.status)) is not known.status:
+            found[finding.subject] = finding
+    return found
 
 
 def _own(plans: Sequence[Plan], name: str, snapshot: Snapshot) -> Plan:

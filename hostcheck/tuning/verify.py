@@ -8,7 +8,7 @@ from dataclasses import replace
 from hostcheck.checklist import Checklist
 from hostcheck.expect import Layer, shipped_names
 from hostcheck.model import Absentee
-from hostcheck.tuning.drive import Ended, How, passes, status_words
+from hostcheck.tuning.drive import Ended, How, bad_findings, passes, status_words
 from hostcheck.tuning.hosts import Hosts
 from hostcheck.tuning.journal import StepState, Transaction
 from hostcheck.tuning.plan import Selection
@@ -52,5 +52,7 @@ def verify(
             verdicts = rules.judge(name, found, claims[name])
             good = tuple(id for id in claims[name] if passes(verdicts.get(id, {})))
             bad = {id: status_words(verdicts.get(id, {})) for id in claims[name] if id not in good}
-            ended[name] = Ended(name=name, how=How.UNVERIFIED if bad else How.VERIFIED, mended=good, unmended=bad)
+            how = How.UNVERIFIED if bad else How.VERIFIED
+            findings = {id: bad_findings(verdicts.get(id, {})) for id in bad}
+            ended[name] = Ended(name=name, how=how, mended=good, unmended=bad, findings=findings)
     return tuple(ended.values())

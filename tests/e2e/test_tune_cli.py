@@ -219,6 +219,7 @@ def test_a_plan_that_was_edited_by_hand_is_applied_as_it_stands(machine: Machine
         ({"after": "-1"}, 4, "Invalid argument"),
         ({"after": "many"}, 4, "Invalid argument"),
         ({"after": "65531"}, 4, f"did not verify: {NAME}: fail"),
+        ({"after": "65531"}, 4, f"{NAME}: vm.max_map_count is 65,531, expected at least 262,144"),
         ({"after": "$(touch /etc/sysctl.d/ran)"}, 4, "Invalid argument"),
         ({"target": "/proc/sys/vm/there_is_none"}, 3, "is not there"),
     ],
@@ -255,7 +256,10 @@ def test_what_does_not_verify_stays_where_that_is_wanted(machine: Machine) -> No
     said = machine.tune("apply", path, "--yes", "--keep-unverified", code=4)
     assert "not verified: kept" in said
     assert SETTING.read_text() == "65531\n"
-    machine.tune("verify", code=4)
+    (host,) = json.loads(machine.run("tune", "verify", "--format", "json").stdout)["hosts"]
+    assert host["unmended"] == {NAME: "fail"}
+    (finding,) = host["findings"][NAME]
+    assert (finding["status"], finding["observed"], finding["expected"]["text"]) == ("fail", 65531, "at least 262,144")
     machine.tune("rollback", "--yes", code=0)
     assert SETTING.read_text() == f"{LOW}\n"
 

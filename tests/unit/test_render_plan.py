@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostcheck.model import Absentee
+from hostcheck.model import Absentee, Expected, Finding, Status
 from hostcheck.render.plan import render_plan, render_plans
 from hostcheck.render.plan_group import Edit, edits, tally
 from hostcheck.render.plan_markdown import plan_markdown
@@ -237,6 +237,33 @@ def test_what_was_taken_back_in_part_says_what_stays() -> None:
         "h: taken back in part did not verify: x.y: fail 1 change stays, 2 changes taken back (transaction 1)" in shown
     )
     assert shown.count("x.y: fail") == 1
+
+
+def test_what_did_not_verify_says_what_was_wanted_and_what_was_read() -> None:
+    expected = Expected(text="at least 700 W", key="gpu.power", layer="site", source="s", unit="W")
+    findings = {
+        "gpu.power": (
+            *(Finding(status=Status.FAIL, subject=f"gpu{n}", summary="the limit is low", observed=600.0,
+                      expected=expected) for n in range(3)),
+            *(Finding(status=Status.UNKNOWN, subject=f"gpu{n}", summary=f"nvidia-smi: \x1b[2J {n}")
+              for n in range(3, 8)),
+        ),
+    }  # fmt: skip
+    ended = Ended(name="h", how=How.UNVERIFIED, transaction="1", made=2, unmended={"gpu.power": "fail (gpu0)"},
+                  findings=findings)  # fmt: skip
+    lines = render_ended([ended], 4, color=False, width=100).splitlines()
+    at = lines.index("  gpu.power: fail (gpu0)")
+    assert lines[at + 1 : at + 6] == [
+        "    gpu[0-2]: the limit is low, observed 600 W, expected at least 700 W",
+        "    gpu3: nvidia-smi: \\x1b[2J 3",
+        "    gpu4: nvidia-smi: \\x1b[2J 4",
+        "    gpu5: nvidia-smi: \\x1b[2J 5",
+        "    and 2 more",
+    ]
+    back = replace(ended, how=How.ROLLED_BACK, why="did not verify: gpu.power: fail (gpu0)")
+    shown = render_ended([back, replace(back, name="g")], 4, color=False, width=100)
+    assert shown.count("fail (gpu0)") == 1
+    assert shown.count("    gpu.power: gpu[0-2]: the limit is low, observed 600 W, expected at least 700 W\n") == 1
 
 
 def test_what_has_to_happen_first_is_told() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hostcheck.checklist import Checklist
 from hostcheck.fleet.progress import Teller
-from hostcheck.model import Absentee
+from hostcheck.model import Absentee, Finding, Status
 from hostcheck.snapshot.probes import Probe
 from hostcheck.snapshot.reading import Ending, FileState, Snapshot
 from hostcheck.transport.base import Answer, Reach
@@ -136,6 +136,10 @@ def test_what_does_not_verify_is_taken_back_with_all_of_its_tuner_and_nothing_el
     assert ended.how is How.ROLLED_BACK
     assert (ended.made, ended.undone) == (1, 2)
     assert "memory.swappiness: fail" in ended.why
+    (finding,) = ended.findings["memory.swappiness"]
+    assert (finding.status, finding.observed) == (Status.FAIL, 60)
+    assert finding.expected is not None
+    assert finding.expected.text == "at most 10"
     assert hosts.programs[-1] == "rollback 1 alone '1 2'"
     assert apply_code(applied, planned("h")) == 4
 
@@ -144,6 +148,8 @@ def test_unknown_is_not_verified() -> None:
     _, applied = one(COMMITTED.encode(), swapping("1").without(["kernel.sysctl"]))
     assert applied.ended[0].how is How.ROLLED_BACK
     assert "unknown" in applied.ended[0].why
+    (finding,) = applied.ended[0].findings["memory.swappiness"]
+    assert (finding.status, finding.summary) == (Status.UNKNOWN, "kernel.sysctl: not-collected")
 
 
 def test_it_stays_where_the_caller_wants_it_to() -> None:
@@ -252,15 +258,27 @@ def test_an_interruption_names_what_is_under_way_and_what_is_not_touched() -> No
 
 def test_better_is_told_and_kept() -> None:
     """Where another subject of the same check still fails, that is not the fault of a change that mended its own."""
-    from hostcheck.model import Status
     from hostcheck.tuning.drive import _better, status_words
 
-    before = {"x": {"gpu0": Status.FAIL, "gpu1": Status.FAIL}}
-    assert _better(before, {"x": {"gpu0": Status.PASS, "gpu1": Status.FAIL}}, "x")
-    assert not _better(before, {"x": {"gpu0": Status.FAIL, "gpu1": Status.FAIL}}, "x")
-    assert not _better(before, {"x": {"gpu0": Status.PASS, "gpu2": Status.FAIL}}, "x")
+    good, bad = (Finding(status=status, summary="s") for status in (Status.PASS, Status.FAIL))
+    before = {"x": {"gpu0": bad, "gpu1": bad}}
+    assert _better(before, {"x": {"gpu0": good, "gpu1": bad}}, "x")
+    assert not _better(before, {"x": {"gpu0": bad, "gpu1": bad}}, "x")
+    assert not _better(before, {"x": {"gpu0": good, "gpu2": bad}}, "x")
     assert not _better(before, {}, "x")
-    assert status_words({"gpu0": Status.PASS, "gpu1": Status.FAIL}) == "fail (gpu1)"
+    assert status_words({"gpu0": good, "gpu1": bad}) == "fail (gpu1)"
+
+
+def test_what_was_read_of_a_host_without_end_is_cut_short() -> None:
+    from hostcheck.tuning.drive import bad_findings
+
+    long = Finding(status=Status.FAIL, subject="gpu0", summary="s" * 5000, observed="v" * 5000, fix="f" * 5000)
+    found = bad_findings({f"gpu{n}": replace(long, subject=f"gpu{n}") for n in range(500)})
+    assert (len(found), found[0].subject) == (32, "gpu0")
+    assert found[0].summary == f"{'s' * 400} … (4,600 more characters)"
+    assert found[0].observed == f"{'v' * 400} … (4,600 more characters)"
+    assert found[0].fix == ""
+    assert bad_findings({"gpu0": Finding(status=Status.PASS, summary="s")}) == ()
 
 
 @pytest.mark.parametrize(
