@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _VERIFIED = {
     0: "nothing that was changed fails",
-    3: "something could not be determined",
+    3: "something waits for a reboot, or could not be determined",
     4: "something that was changed does not pass",
 }
 _UNDONE = {

@@ -18,6 +18,7 @@ from hostcheck.tuning.measure import Compared
 _STYLE = {
     How.NOTHING: "",
     How.VERIFIED: "bold green",
+    How.WAITING: "bold yellow",
     How.PARTLY: "bold yellow",
     How.UNVERIFIED: "bold red",
     How.ROLLED_BACK: "bold red",
@@ -29,6 +30,7 @@ _STYLE = {
 _HOW = {
     How.NOTHING: "nothing to do",
     How.VERIFIED: "changed, and verified",
+    How.WAITING: "changed, and waits for a reboot",
     How.PARTLY: "changed; better, but not all that was to be mended passes",
     How.UNVERIFIED: "changed, and not verified: kept",
     How.ROLLED_BACK: "taken back",

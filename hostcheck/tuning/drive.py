@@ -31,15 +31,17 @@ _NOT_BEGUN = (Reach.UNREACHABLE, Reach.DENIED, Reach.HOST_KEY, Reach.SHELL, Reac
 class How(StrEnum):
     """How it ended on one host.
 
-    NOTHING: there was nothing to change. VERIFIED: changed, and every check that was to be mended passes. PARTLY:
-    changed, and a check that was to be mended is better, but does not pass. UNVERIFIED: changed, not shown to be any
-    better, and kept. ROLLED_BACK: something failed or did not verify, and was taken back. REFUSED: nothing was begun.
-    LOST: the connection went away in the middle; the program goes on there. STUCK: something could not be taken back.
-    UNTOUCHED: its turn did not come.
+    NOTHING: there was nothing to change. VERIFIED: changed, and every check that was to be mended passes. WAITING: the
+    same, as far as it can be judged before a reboot; of `verify` alone. PARTLY: changed, and a check that was to be
+    mended is better, but does not pass. UNVERIFIED: changed, not shown to be any better, and kept. ROLLED_BACK:
+    something failed or did not verify, and was taken back. REFUSED: nothing was begun. LOST: the connection went away
+    in the middle; the program goes on there. STUCK: something could not be taken back. UNTOUCHED: its turn did not
+    come.
     """
 
     NOTHING = "nothing"
     VERIFIED = "verified"
+    WAITING = "waiting"
     PARTLY = "partly"
     UNVERIFIED = "unverified"
     ROLLED_BACK = "rolled-back"
@@ -63,9 +65,9 @@ class Ended:
         why: one line, where it did not end well.
         made: how many changes were made, and stay.
         undone: how many were made and taken back.
-        mended: checks that pass now.
-        unmended: checks that were to be mended and are not, each with what became of it.
-        findings: of those checks, what was expected and what was read afterwards, or why it could not be read.
+        mended: checks that pass now; of `verify` also arguments of the kernel, such as "kernel argument iommu".
+        unmended: such that were to be mended and are not, each with what became of it.
+        findings: of those, what was expected and what was read afterwards, or why it could not be read.
         pending: what must happen before some changes have their effect.
     """
 
@@ -172,7 +174,7 @@ def code_of(ended: Iterable[Ended]) -> int:
     hows = {each.how for each in ended}
     if hows & {How.UNVERIFIED, How.ROLLED_BACK, How.PARTLY, How.STUCK}:
         return 4
-    return 3 if hows & {How.REFUSED, How.LOST, How.UNTOUCHED} else 0
+    return 3 if hows & {How.REFUSED, How.LOST, How.UNTOUCHED, How.WAITING} else 0
 
 
 def back_code(ended: Iterable[Ended]) -> int:

@@ -95,6 +95,9 @@ def test_changes_hold_over_a_reboot_and_are_taken_back(guest: Guest) -> None:
     wanted += ["--set", "cpu.isolated.housekeeping=1", "--set", "memory.thp-enabled=madvise"]
     assert guest.ssh(CPUS) == "0-3\n"
     guest.hostcheck("tune", "apply", "guest", "--yes", *wanted)
+    assert "init_on_alloc=0 waits for a reboot" in " ".join(
+        guest.hostcheck("tune", "verify", "guest", codes=(3,)).split()
+    )
     for _ in range(2):
         assert guest.ssh(CPUS) == "0,2\n"
         assert guest.ssh("cat /sys/fs/cgroup/system.slice/cpuset.cpus.effective") == "0,2\n"
@@ -105,7 +108,7 @@ def test_changes_hold_over_a_reboot_and_are_taken_back(guest: Guest) -> None:
             guest.reboot()
     assert "init_on_alloc=0" in guest.ssh("cat /proc/cmdline")
     assert "heap alloc:off" in guest.ssh("dmesg")
-    guest.hostcheck("tune", "verify", "guest")
+    assert "kernel argument init_on_alloc" in " ".join(guest.hostcheck("tune", "verify", "guest").split())
     guest.hostcheck("tune", "rollback", "guest", "--yes")
     assert guest.ssh(CPUS) == "0-3\n"
     assert guest.ssh(STATE) == before
