@@ -19,6 +19,7 @@ from typing import Any
 from hostcheck.bench.lab import BenchGpu, Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.errors import HostcheckError
+from hostcheck.gpu_table import table
 from hostcheck.registry import bench
 
 from .gemm_forms import FORMS, SEED, Form, Problem, Shape, available
@@ -269,6 +270,7 @@ class _Timer:
             statistic="mean",
             limit=limit,
             limit_source=source,
+            ceiling=_ceiling(self.lab.gpu, self.form, limit),
             settings={
                 "m": m, "n": n, "k": k, "input": f"random normal, seed {SEED}", "sets": len(problems),
                 "output": self.form.output,
@@ -363,8 +365,27 @@ def _limit(gpu: BenchGpu, form: Form) -> tuple[float | None, str]:
     if gpu.model is not None:
         for rate in form.rates:
             if rate in gpu.model.dense:
-                return gpu.model.dense[rate], f"{gpu.model.id}: {rate}, dense, of the datasheet"
+                sums, figure = "", gpu.model.dense[rate]
+                if form.block_scaled and rate in gpu.model.dense_fp16_accumulate:
+                    sums, figure = " (sums in FP16)", gpu.model.dense_fp16_accumulate[rate]
+                return figure, f"{gpu.model.id}: {rate}, dense{sums}, of the datasheet"
     return None, ""
+
+
+def _ceiling(gpu: BenchGpu, form: Form, limit: float | None) -> float | None:
+    """Return what no product can pass; None where the datasheet is all that is known.
+
+    The datasheet counts at a clock below the maximum: an RTX 5090 gave 224 TFLOPS in BF16, of 209.5. On GeForce it
+    counts sums in FP32 at half the rate of those in FP16; products with scaled blocks went at the full one, 737 TFLOPS
+    in MXFP8 (https://main-horse.github.io/posts/5090-mm-perf).
+    """
+    model, clock = gpu.model, gpu.sm_max_mhz
+    if model is None or limit is None or not clock:
+        return None
+    rate = next(rate for rate in form.rates if rate in model.dense)
+    per_clock = table().rates(model).get(rate, 0)
+    faster = max(1.0, model.dense_fp16_accumulate.get(rate, 0.0) / model.dense[rate])
+    return max(limit, gpu.sm_count * clock * per_clock / 1e6 * faster)
 
 
 def _flops(shape: Shape) -> float:

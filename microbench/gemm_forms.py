@@ -59,6 +59,11 @@ class Form:
     output: str
     bytes: tuple[float, int]
 
+    @property
+    def block_scaled(self) -> bool:
+        """Whether each block of numbers has a factor of its own, as tensor cores take them from 10.0 on."""
+        return self.least >= (10, 0)
+
 
 def _plain(kind: str) -> Callable[[Any, Any, Shape, int], Problem]:
     """Return what makes factors of a type that torch multiplies as it is."""

@@ -74,9 +74,11 @@ def sweep(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -
         runner.free()
         stream.free()
     operations = chain.operations(periods, chain.repeats)
-    rate, source = tensor_chain.operations_per_clock(lab.gpu, chain)
+    known = device.cc in RUN_ON
+    # Of a part on which we never ran the chain, we do not know that it can do no more.
+    rate, source = tensor_chain.operations_per_clock(lab.gpu, chain) if known else (None, "")
     return replace(
-        judged(chain, operations, device.sm_count, runs, known=device.cc in RUN_ON),
+        judged(chain, operations, device.sm_count, runs, known=known),
         limit=rate,
         limit_source=source,
         settings=settings(chain),

@@ -23,6 +23,9 @@ HEAT = ("hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown")
 # Error counters of which a single one counts.
 PROVING = ("ecc.dram.uncorrected", "ecc.sram.uncorrected", "rows.remapped", "pcie.fatal")
 
+_CAPPED = 0.1
+_AT_THE_LIMIT = 0.95
+
 # How the reason begins where samples scatter.
 UNSTEADY = "unsteady: "
 
@@ -98,6 +101,15 @@ class Conditions:
             return 0.0
         return min(1.0, self.throttled_ns.get(reason, 0) / 1e9 / self.seconds)
 
+    @property
+    def is_capped(self) -> bool | None:
+        """Whether the power limit held the clocks down; None where neither a counter nor the power tells."""
+        if self.seconds and "sw_power_cap" in self.throttled_ns:
+            return self.share("sw_power_cap") > _CAPPED
+        if self.power_w is None or not self.power_limit_w:
+            return None
+        return self.power_w > self.power_limit_w * _AT_THE_LIMIT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
@@ -108,6 +120,7 @@ class Sampled:
         unit: such as "GB/s" (10^9 bytes), "TFLOPS" (10^12), "us".
         subject: where it is not the child's own GPU, such as "gpu0>gpu1" or "node0".
         limit, limit_source: the physical limit in the same unit, where the benchmark knows it.
+        ceiling: above this the number is wrong, where the limit is a vendor's figure that good parts may pass.
         verified: whether the output of the very kernels that were timed was compared and right.
         invalid: what the benchmark itself knows against the number.
 
@@ -121,6 +134,7 @@ class Sampled:
     statistic: str = "median"
     limit: float | None = None
     limit_source: str = ""
+    ceiling: float | None = None
     settings: dict[str, Scalar] = field(default_factory=dict)
     details: dict[str, Scalar] = field(default_factory=dict)
     verified: bool = False

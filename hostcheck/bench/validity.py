@@ -15,7 +15,6 @@ from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, UNVERIFIED, Cond
 
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
-_CAPPED = 0.1
 _BELOW_DEFAULT = 0.97
 _STARVED = 0.7
 # GeForce cards compute at a memory clock a little below the maximum.
@@ -121,7 +120,7 @@ def _above(sampled: Sampled, value: float, lower_is_better: bool) -> str:
     """Say where a number is better than is possible: then the measurement is broken, not the GPU good."""
     if lower_is_better and not value:
         return f"nothing takes 0 {sampled.unit}: it was measured wrongly"
-    limit = sampled.limit
+    limit = sampled.limit if sampled.ceiling is None else sampled.ceiling
     if limit is None:
         return ""
     room = _ABOVE.get(sampled.unit, _ABOVE_ELSE)
@@ -156,7 +155,7 @@ def _capped(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> str
     limit, default = conditions.power_limit_w, ceilings.power_default_w
     if sampled.unit not in COMPUTE or limit is None or default is None or limit >= default * _BELOW_DEFAULT:
         return ""
-    if conditions.share("sw_power_cap") <= _CAPPED:
+    if not conditions.is_capped:
         return ""
     return f"the power limit is {limit:.0f} W of {default:.0f} W, and it held the clocks down"
 
@@ -169,7 +168,7 @@ def _starved(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> st
     clock, clock_max = conditions.sm_mhz, ceilings.sm_max_mhz
     if sampled.unit not in COMPUTE or not clock or not clock_max or clock >= clock_max * _STARVED:
         return ""
-    if conditions.share("sw_power_cap") > _CAPPED:
+    if conditions.is_capped is not False:
         return ""
     return (
         f"the SM clock stayed at {clock:.0f} of {clock_max:.0f} MHz without a power cap: locked or application clocks?"

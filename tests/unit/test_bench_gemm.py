@@ -15,8 +15,9 @@ import torchlab
 from bench_lab import StandInLab
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Conditions, Level, Measurement, Sampled, Session
+from hostcheck.bench.validity import Ceilings, fault
 from hostcheck.errors import HostcheckError, NotApplicable
-from hostcheck.gpu_table import table
+from hostcheck.gpu_table import find, table
 from hostcheck.microbench import gemm, gemm_forms, overlap
 from hostcheck.render.bench import render_session
 
@@ -109,12 +110,37 @@ def test_a_search_reports_the_fastest_and_whatever_is_wrong(monkeypatch: pytest.
     assert [shape for shape, _, watched in asked if watched] == [(8192,) * 3, (16384,) * 3, (12288,) * 3]
 
 
+def card() -> BenchGpu:
+    """An RTX 5090; its datasheet counts at 2,407 MHz."""
+    return BenchGpu(
+        index=0, ordinal=0, uuid="", name="card", sm_count=170, cc=(12, 0), sm_max_mhz=3090,
+        model=find(None, None, "NVIDIA GeForce RTX 5090", None),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "too_much"), [("bf16", 224.3, 280.0), ("fp8", 430.0, 1100.0), ("mxfp8", 737.1, 1100.0)]
+)
+def test_a_clock_above_the_datasheets_makes_no_number_wrong(name: str, measured: float, too_much: float) -> None:
+    form = gemm_forms.FORMS[name]
+    limit, _ = gemm._limit(card(), form)
+    for value, above in ((measured, False), (too_much, True)):
+        made = Sampled(
+            samples=(value,), unit="TFLOPS", limit=limit, verified=True, ceiling=gemm._ceiling(card(), form, limit)
+        )
+        assert ("is above the physical limit" in fault(made, Conditions(), ceilings=Ceilings())) is above, value
+    assert gemm._ceiling(replace(card(), sm_max_mhz=None), form, limit) is None
+    assert gemm._ceiling(gpu(), gemm_forms.FORMS["bf16"], 989.4) is None, "its clock is not told"
+
+
 def test_limits_are_the_datasheets() -> None:
     for name, peak in (("bf16", 989.4), ("tf32", 494.7), ("fp64", 66.9), ("fp8", 1978.9), ("fp8-rowwise", 1978.9)):
         limit, source = gemm._limit(gpu(), gemm_forms.FORMS[name])
         assert limit == peak
         assert "h100-sxm5-80gb" in source
     assert gemm._limit(gpu(), gemm_forms.FORMS["nvfp4"]) == (None, "")
+    assert gemm._limit(card(), gemm_forms.FORMS["fp8"])[0] == 419
+    assert gemm._limit(card(), gemm_forms.FORMS["mxfp8"])[0] == 838
     assert gemm._limit(BenchGpu(index=0, ordinal=0, uuid="", name="unknown"), gemm_forms.FORMS["bf16"]) == (None, "")
 
 

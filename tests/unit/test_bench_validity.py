@@ -86,7 +86,7 @@ def test_one_sample_that_was_held_up_is_no_unsteadiness_and_times_may_scatter() 
         ({"errors": {"ecc.dram.uncorrected": 1}}, "errors were counted meanwhile: ecc.dram.uncorrected +1"),
         ({"errors": {"nvlink.replays": 500}}, "nvlink.replays +500"),
         ({"power_limit_w": 400.0}, "the power limit is 400 W of 700 W, and it held the clocks down"),
-        ({"sm_mhz": 345.0, "throttled_ns": {}}, "the SM clock stayed at 345 of 1980 MHz without a power cap"),
+        ({"sm_mhz": 345.0, "throttled_ns": {"sw_power_cap": 0}}, "the SM clock stayed at 345 of 1980 MHz without"),
     ],
 )  # fmt: skip
 def test_against_the_conditions(change: dict[str, object], says: str) -> None:
@@ -135,3 +135,18 @@ def test_the_variation_of_normal_samples_is_their_coefficient_of_variation() -> 
 def test_whatever_is_measured_there_is_one_line(samples: list[float], limit: float | None) -> None:
     line = said(Sampled(samples=tuple(samples), unit="GB/s", limit=limit, verified=True))
     assert "\n" not in line
+
+
+def test_a_cap_that_no_counter_tells_is_told_by_the_power() -> None:
+    """A card at its 72 W whose driver does not count for how long the cap held it."""
+    slow = Conditions(seconds=1.0, sm_mhz=1050, power_limit_w=72)
+    starved = replace(TENSOR, samples=(400.0,))
+    most = Ceilings(sm_max_mhz=2040, power_default_w=72)
+    assert fault(starved, replace(slow, power_w=71.6), ceilings=most) == ""
+    assert fault(starved, slow, ceilings=most) == "", "nobody knows"
+    assert "without a power cap" in fault(starved, replace(slow, power_w=40), ceilings=most)
+    counted = replace(slow, power_w=71.6, throttled_ns={"sw_power_cap": 0})
+    assert "without a power cap" in fault(starved, counted, ceilings=most)
+    lowered = Ceilings(power_default_w=100)
+    assert "held the clocks down" in fault(starved, replace(slow, power_w=71.6), ceilings=lowered)
+    assert fault(starved, replace(slow, power_w=40), ceilings=lowered) == ""
