@@ -128,8 +128,9 @@ def _benchmarks(facts: Facts) -> Iterator[tuple[str, str, float]]:
     """Yield measure, subject and number of each valid measurement; measured in another way, it has another name."""
     for measured in facts.get(SESSION).measurements:
         if measured.value and not measured.invalid and measured.value < _MOST:
-            folder = measured.settings.get("folder")
-            words = (measured.bench, measured.case, f"in {folder}" if folder else "", "alone" if measured.alone else "")
+            folder, ranks = measured.settings.get("folder"), measured.settings.get("ranks")
+            way = (f"in {folder}" if folder else "", f"of {ranks}" if ranks else "", "alone" if measured.alone else "")
+            words = (measured.bench, measured.case, *way)
             yield f"{_BENCH}{' '.join(filter(None, words))}, {measured.unit}", measured.subject, measured.value
 
 

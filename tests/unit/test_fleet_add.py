@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,26 @@ from hostcheck.bench.model import Measurement, Session
 from hostcheck.bench.session import with_results
 from hostcheck.cli.fleet import command
 from hostcheck.errors import HostcheckError
+from hostcheck.facts.base import Facts
+from hostcheck.fleet.outliers import measures
 
 
 def measured(value: float) -> Session:
     triad = Measurement(bench="hbm.triad", subject="gpu0", unit="GB/s", value=value, verified=True)
     return Session(tool="t", taken="", level="quick", measurements=(triad,))
+
+
+def test_collectives_of_fewer_gpus_are_another_measure() -> None:
+    ring = Measurement(
+        bench="nccl.all-reduce", case="1 GiB", subject="gpu[0-3]", unit="GB/s", value=330.0, verified=True
+    )
+    found = [
+        measures(Facts(with_results(equals(1)["gpu01"], replace(measured(1.0), measurements=(each,)))))
+        for each in (replace(ring, settings={"ranks": 4}), replace(ring, settings={"ranks": 8}))
+    ]
+    assert [name for each in found for name in each if name.startswith("bench")] == [
+        "bench nccl.all-reduce 1 GiB of 4, GB/s", "bench nccl.all-reduce 1 GiB of 8, GB/s",
+    ]  # fmt: skip
 
 
 def archives(folder: Path) -> list[str]:
