@@ -168,6 +168,13 @@ def test_those_that_need_several_gpus_do_without_one_that_is_in_use(tmp_path: Pa
     assert [(entry.bench, entry.subject) for entry in session.missing] == [("fake.turns", "gpu1")]
 
 
+def test_where_only_pairs_are_measured_a_lost_gpu_is_named_and_unknown(tmp_path: Path) -> None:
+    code, out, _ = bench("fake.together", nvml={"gpus": [{}, {}, {"lost": 1}]}, cwd=tmp_path)
+    assert [measured.subject for measured in kept(tmp_path).measurements] == ["gpu0>gpu1", "gpu1>gpu0"]
+    assert "GPU is lost" in out
+    assert code == 3
+
+
 def test_a_share_of_a_gpu_has_no_datasheet(tmp_path: Path) -> None:
     bench("fake.model", nvml={"gpus": [{}, {"virtualization": 2}]}, cwd=tmp_path)
     session = kept(tmp_path)
