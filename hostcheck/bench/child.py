@@ -113,16 +113,19 @@ class _Worker:
         while line:
             line = line[os.write(self._out, line) :]
 
-    def busy(self) -> str:
-        """Say why the GPUs are not to be measured; an empty string where nothing stands against it."""
+    def busy(self) -> dict[str, str]:
+        """Return of each GPU that is not to be measured why."""
+        found = {}
         for subject, watched in self._watched.items():
-            if others := watched.others(0):
-                return f"{subject} is in use by {', '.join(others)}: end it, or choose other GPUs with --gpus"
             memory = watched.ask("nvmlDeviceGetMemoryInfo")
-            if memory is not None and memory.free < _ENOUGH_MIB * 2**20:
+            if others := watched.others(0):
+                found[subject] = f"{subject} is in use by {', '.join(others)}: end it, or choose other GPUs with --gpus"
+            elif memory is not None and memory.free < _ENOUGH_MIB * 2**20:
                 free, total = memory.free / 2**20, memory.total / 2**20
-                return f"{subject} has only {free:,.0f} of {total:,.0f} MiB of memory free: something holds the rest"
-        return ""
+                found[subject] = (
+                    f"{subject} has only {free:,.0f} of {total:,.0f} MiB of memory free: something holds the rest"
+                )
+        return found
 
     def told(self) -> dict[str, dict[str, str]]:
         """Return what is worth keeping of each GPU."""
