@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from hostcheck.bench.model import HEAT, PROVING, SLOWDOWNS, UNSTEADY, Measurement, Session
+from hostcheck.bench.model import ALL_GPUS, HEAT, PROVING, SLOWDOWNS, UNSTEADY, Conditions, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
 from hostcheck.facts.bench import (
@@ -373,17 +373,14 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     """
     worst: dict[str, tuple[float, str, str]] = {}
     counted: set[str] = set()
-    for measured in session.measurements:
-        for subject, conditions in measured.watched.items():
-            if not conditions.seconds or subject not in session.devices:
-                continue
-            if not conditions.throttled_ns.keys().isdisjoint(HEAT):
-                counted.add(subject)
-            for reason, words in SLOWDOWNS.items():
-                part = conditions.share(reason)
-                worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
+    for measured, subject, conditions in _watched(session):
+        if not conditions.throttled_ns.keys().isdisjoint(HEAT):
+            counted.add(subject)
+        for reason, words in SLOWDOWNS.items():
+            part = conditions.share(reason)
+            worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
-        raise NotApplicable("nothing was measured on one GPU alone")
+        raise NotApplicable("no GPU was watched")
     for subject, (part, words, bench) in worst.items():
         if subject not in counted and not part:
             yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="no counter of slowdowns is on record")
@@ -415,12 +412,7 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
                 if more and (name in PROVING or name.startswith(("nvlink.", "pcie."))):
                     own = grew.setdefault(subject, {})
                     own[name] = own.get(name, 0) + more
-    watched = [
-        subject
-        for measured in session.measurements
-        for subject, conditions in measured.watched.items()
-        if subject in session.devices and conditions.seconds
-    ]
+    watched = [subject for _, subject, _ in _watched(session)]
     if not watched and not grew:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):
@@ -437,6 +429,15 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
                 "hostcheck audit --only gpu --only nvlink --only pci",
                 source="NVML, before and after each benchmark",
             )
+
+
+def _watched(session: Session) -> Iterator[tuple[Measurement, str, Conditions]]:
+    """Yield the conditions of each GPU that took part in a measurement; of several where they are not told apart."""
+    for measured in session.measurements:
+        for subject, conditions in measured.watched.items():
+            is_gpu = subject in session.devices or subject == ALL_GPUS or gpus_in(subject)
+            if is_gpu and conditions.seconds:
+                yield measured, subject, conditions
 
 
 def _judged(session: Session, key: Key, expect: Expect) -> Iterator[Finding]:

@@ -235,6 +235,16 @@ def test_a_link_is_judged_by_what_it_carries_alone_where_all_at_once_share(tmp_p
     assert "a limit of all together, not of this link" in judged[0]["summary"]
 
 
+def test_of_two_that_copy_to_each_other_the_hot_one_is_named(tmp_path: Path) -> None:
+    code, out, _ = bench("fake.together", "--format", "json", nvml={"gpus": [{}, {"thermal": 0.4}]}, cwd=tmp_path)
+    assert code == 1
+    assert [list(measured.each) for measured in kept(tmp_path).measurements] == [["gpu0", "gpu1"]] * 2
+    results = {result["id"]: result for result in json.loads(out)["results"]}
+    for check, second in (("bench.slowdown", "fail"), ("bench.errors", "pass")):
+        found = {each["subject"]: each["status"] for each in results[check]["findings"]}
+        assert found == {"gpu0": "pass", "gpu1": second}, check
+
+
 def test_heat_is_invalid_and_a_failure(tmp_path: Path) -> None:
     code, out, _ = bench("fake.good", nvml={"gpus": [{"thermal": 0.4}]}, cwd=tmp_path)
     assert "slowed by hardware thermal slowdown for 40% of the time" in " ".join(out.split())
