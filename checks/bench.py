@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from hostcheck.bench.model import HEAT, PROVING, SLOWDOWNS, UNSTEADY, Measurement, Session
+from hostcheck.bench.model import ALL_GPUS, HEAT, PROVING, SLOWDOWNS, UNSTEADY, Conditions, Measurement, Session
 from hostcheck.errors import NotApplicable
 from hostcheck.expect import Expect, ExpectationMissing, Key
-from hostcheck.facts.bench import JUDGES, SESSION, SHARED, about, behind, cases, equals, lower_is_better, others, traits
+from hostcheck.facts.bench import (
+    JUDGES,
+    SESSION,
+    SHARED,
+    about,
+    behind,
+    cases,
+    equals,
+    gpus_in,
+    lower_is_better,
+    others,
+    traits,
+)
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
@@ -34,6 +46,7 @@ _LOOK = (
     "hostcheck audit --only gpu --only pci --only nvlink --only cpu"
 )
 _FEWEST = 2
+_NVLINK = "nvlink"
 _TOGETHER = "all GPUs copied at once, and share the host's memory"
 _LIMITED = f"{_TOGETHER}: a limit of all together, not of this link, which was measured alone, too"
 
@@ -108,9 +121,65 @@ def _open(measured: Measurement) -> Finding:
 def peers(session: Session, expect: Expect) -> Iterator[Finding]:
     """Every GPU reaches every other one at the speed of their link.
 
-    One slow pair holds up every collective of the host. NVLink copies reach 86 to 92 % of the raw rate.
+    One slow pair holds up every collective of the host. NVLink copies reach 86 to 92 % of the raw rate. A pair that
+    goes another way fails, however fast that way is, where other pairs of its model go over NVLink. That holds for
+    modules (SXM), all of which reach each other: those whose NVLink is not optional in the table of models. Cards have
+    it in pairs, where there is a bridge, and go over PCIe between the pairs.
     """
-    yield from _judged(session, PEERS, expect)
+    part = about(session, *JUDGES[PEERS.name])
+    linked: dict[str, set[frozenset[int]]] = {}
+    for measured in part.measurements:
+        if measured.settings.get("transport") == _NVLINK and gpus_in(measured.subject):
+            linked.setdefault(_module(session, measured), set()).add(frozenset(gpus_in(measured.subject)))
+    for measured in part.measurements:
+        module = _module(session, measured)
+        detour = _detour(measured, linked.get(module, set())) if module else None
+        yield detour or _against(session, measured, PEERS, expect)
+    yield from _missing(part)
+    _something(part, JUDGES[PEERS.name])
+
+
+def _module(session: Session, measured: Measurement) -> str:
+    """Return the model that all GPUs of a number are of, if it has NVLink to all others in each build; "" if not."""
+    # An audit without measurements does without it.
+    from hostcheck.gpu_table import find
+
+    named = [session.devices.get(f"gpu{number}", {}) for number in gpus_in(measured.subject)]
+    words = ("pci_id", "name", "virtualization")
+    told = {tuple(map(device.get, words)) for device in named or session.devices.values()}
+    if len(told) != 1:
+        return ""
+    ((pci_id, name, virtualization),) = told
+    model = None if virtualization == "VGPU" else find(pci_id, name=name)
+    return "" if model is None or model.nvlink is None or model.nvlink.optional else model.id
+
+
+def _detour(measured: Measurement, linked: set[frozenset[int]]) -> Finding | None:
+    """Return what is wrong with the way of a pair, or of all GPUs, where other pairs go over NVLink."""
+    ways = set(str(measured.settings.get("transport", "")).split(", "))
+    slow = ", ".join(sorted(ways - {_NVLINK, ""}))
+    way = "over PCIe" if slow == "pcie" else slow.rpartition(": ")[2]
+    own = frozenset(gpus_in(measured.subject))
+    count = len(linked - {own})
+    if slow and own and count:
+        those = f"{count} other pairs of this model go" if count > 1 else "another pair of this model goes"
+        why = f"goes {way}, where {those} over NVLink"
+    elif slow and not own and _NVLINK in ways:
+        why = f"goes {way} between some GPUs, and over NVLink between others"
+    else:
+        return None
+    return Finding(
+        status=Status.FAIL,
+        subject=measured.subject,
+        summary=f"{_value(measured)}; {why}",
+        observed=slow,
+        fix="# Look for links that are down, and for Xids in dmesg.\n"
+        "nvidia-smi topo -p2p n\n"
+        "hostcheck audit --only nvlink --only gpu",
+        actor=Actor.OPERATOR,
+        source="NVML, while hostcheck bench ran",
+        expected=Expected(text="over NVLink", key="", layer="host", source="the other pairs"),
+    )
 
 
 @check(SESSION, id="bench.launch", severity=Severity.LOW, keys=[LAUNCH],
@@ -307,17 +376,14 @@ def slowdown(session: Session, expect: Expect) -> Iterator[Finding]:
     """
     worst: dict[str, tuple[float, str, str]] = {}
     counted: set[str] = set()
-    for measured in session.measurements:
-        for subject, conditions in measured.watched.items():
-            if not conditions.seconds or subject not in session.devices:
-                continue
-            if not conditions.throttled_ns.keys().isdisjoint(HEAT):
-                counted.add(subject)
-            for reason, words in SLOWDOWNS.items():
-                part = conditions.share(reason)
-                worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
+    for measured, subject, conditions in _watched(session):
+        if not conditions.throttled_ns.keys().isdisjoint(HEAT):
+            counted.add(subject)
+        for reason, words in SLOWDOWNS.items():
+            part = conditions.share(reason)
+            worst[subject] = max(worst.get(subject, (0.0, "", "")), (part, words, measured.bench))
     if not worst:
-        raise NotApplicable("nothing was measured on one GPU alone")
+        raise NotApplicable("no GPU was watched")
     for subject, (part, words, bench) in worst.items():
         if subject not in counted and not part:
             yield Finding(status=Status.NOT_APPLICABLE, subject=subject, summary="no counter of slowdowns is on record")
@@ -349,12 +415,7 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
                 if more and (name in PROVING or name.startswith(("nvlink.", "pcie."))):
                     own = grew.setdefault(subject, {})
                     own[name] = own.get(name, 0) + more
-    watched = [
-        subject
-        for measured in session.measurements
-        for subject, conditions in measured.watched.items()
-        if subject in session.devices and conditions.seconds
-    ]
+    watched = [subject for _, subject, _ in _watched(session)]
     if not watched and not grew:
         raise NotApplicable("no GPU was watched")
     for subject in dict.fromkeys((*watched, *grew)):
@@ -371,6 +432,15 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
                 "hostcheck audit --only gpu --only nvlink --only pci",
                 source="NVML, before and after each benchmark",
             )
+
+
+def _watched(session: Session) -> Iterator[tuple[Measurement, str, Conditions]]:
+    """Yield the conditions of each GPU that took part in a measurement; of several where they are not told apart."""
+    for measured in session.measurements:
+        for subject, conditions in measured.watched.items():
+            is_gpu = subject in session.devices or subject == ALL_GPUS or gpus_in(subject)
+            if is_gpu and conditions.seconds:
+                yield measured, subject, conditions
 
 
 def _judged(session: Session, key: Key, expect: Expect) -> Iterator[Finding]:

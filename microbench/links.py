@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from hostcheck.bench.mesh import GPU, SWITCH, address_of, far_ends
+
 if TYPE_CHECKING:
     from hostcheck.bench.lab import BenchGpu
 
@@ -88,22 +90,43 @@ def host_link(gpu: BenchGpu) -> tuple[float | None, str]:
 def peer_link(first: BenchGpu, second: BenchGpu) -> tuple[str, float | None, str]:
     """Return over what two GPUs with peer access reach each other ("nvlink", "pcie" or ""), its limit and its source.
 
-    The limit is that of one GPU in one direction, GB/s: behind a switch all of its links lead to each other GPU.
+    The limit is that of one GPU in one direction, GB/s. Behind a switch all of its NVLinks lead to each other GPU;
+    without one, only those count that lead to this one.
     """
     with Nvml() as nvml:
         other = nvml.handle(second)
         status = None if other is None else nvml.ask("nvmlDeviceGetP2PStatus", first, other, 2)  # over NVLink
-        links, speed = nvml.field(first, _LINK_COUNT), nvml.field(first, _LINK_MBS)
+        if status == 0:
+            return ("nvlink", *_nvlink(nvml, first, second))
     if status is None:
         return "", None, ""
-    if status != 0:
-        limits = [each for each in (host_link(first), host_link(second)) if each[0] is not None]
-        return ("pcie", *min(limits)) if limits else ("pcie", None, "")
-    if first.model is not None and first.model.nvlink is not None:
-        return "nvlink", first.model.nvlink.per_dir_gbs, _cite(first, "nvlink")
+    limits = [each for each in (host_link(first), host_link(second)) if each[0] is not None]
+    return ("pcie", *min(limits)) if limits else ("pcie", None, "")
+
+
+def _nvlink(nvml: Nvml, first: BenchGpu, second: BenchGpu) -> tuple[float | None, str]:
+    """Return what NVLink carries from one GPU to another, and whence that is known.
+
+    Where NVML does not tell what is at the far ends, as in virtual machines, a model that has NVLink in each build is
+    taken to be behind a switch; of others there is no limit rather than a wrong one.
+    """
+    link = None if first.model is None else first.model.nvlink
+    ends = far_ends(first.uuid)
+    there = nvml.ask("nvmlDeviceGetPciInfo", second)
+    straight = 0 if there is None else sum(address == address_of(there) for _, address in ends)
+    kinds = {kind for kind, _ in ends}
+    if not straight and SWITCH not in kinds and (GPU in kinds or link is None or link.optional):
+        return None, ""
+    if link is not None and straight:
+        said = f"{straight} links that lead there, {_cite(first, 'nvlink')}"
+        return link.per_dir_gbs * straight / (link.links or len(ends)), said
+    if link is not None:
+        return link.per_dir_gbs, _cite(first, "nvlink")
+    links, speed = straight or nvml.field(first, _LINK_COUNT), nvml.field(first, _LINK_MBS)
     if links and speed:
-        return "nvlink", links * speed * _LINE_SHARE / 1e3, f"{links} links of {speed} MB/s on the line (NVML)"
-    return "nvlink", None, ""
+        only = " that lead there" if straight else ""
+        return links * speed * _LINE_SHARE / 1e3, f"{links} links{only} of {speed} MB/s on the line (NVML)"
+    return None, ""
 
 
 def path_between(first: BenchGpu, second: BenchGpu) -> str:

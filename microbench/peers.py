@@ -172,16 +172,13 @@ def _measure(
     for lane in lanes:
         lane.poison()
     times.append(at_once(lanes))
-    limits = [lane.limit for lane in lanes if lane.limit is not None]
-    # All lanes of one sender share its links, and each sender has its own.
-    senders = len({lane.sender.ordinal for lane in lanes})
-    limit = min(limits) * senders * counted / len(lanes) if len(limits) == len(lanes) else None
+    limit = _limit(lanes, counted)
     yield Sampled(
         samples=tuple(SIZE * counted / 1e9 / each for each in times),
         unit="GB/s",
         subject=subject,
         limit=limit,
-        limit_source=lanes[0].limit_source if limit is not None else "",
+        limit_source="; ".join(dict.fromkeys(lane.limit_source for lane in lanes)) if limit is not None else "",
         settings={
             "bytes": rule,
             "block_bytes": SIZE,
@@ -192,6 +189,16 @@ def _measure(
         },
         verified=sum(lane.wrong() for lane in lanes) == 0,
     )
+
+
+def _limit(lanes: Sequence[Lane], counted: int) -> float | None:
+    """Return the highest rate of as many lanes, where each sender serves its own one after the other."""
+    takes: dict[int, float] = {}
+    for lane in lanes:
+        if not lane.limit:
+            return None
+        takes[lane.sender.ordinal] = takes.get(lane.sender.ordinal, 0.0) + 1 / lane.limit
+    return counted / max(takes.values())
 
 
 def at_once(lanes: Sequence[Lane]) -> float:

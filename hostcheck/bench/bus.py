@@ -8,6 +8,7 @@ from typing import Any
 
 from hostcheck.bench.collective import FACTORS, LARGE
 from hostcheck.bench.lab import BenchGpu
+from hostcheck.bench.mesh import share_to
 from hostcheck.bench.model import Sampled
 
 _TURN_OFF = ("NCCL_P2P_DISABLE", "NCCL_P2P_LEVEL", "NCCL_SHM_DISABLE")
@@ -24,7 +25,10 @@ def sampled(found: dict[str, Any], gpu: BenchGpu | None) -> Sampled:
     operation, size, n, log = found["operation"], found["bytes"], found["ranks"], found["log"]
     factor = FACTORS[operation](n)
     algorithm = " + ".join(sorted(log["chosen"])) or ("point to point" if log["via"] else "")
-    limit, source = (None, "") if gpu is None else limit_of(operation, n, algorithm, gpu, linked(gpu))
+    nvlink = None if gpu is None else linked(gpu)
+    limit, source = (None, "") if gpu is None else limit_of(operation, n, algorithm, gpu, nvlink)
+    # Without a switch, links to GPUs that take no part carry nothing, and in a ring of sends each has one receiver.
+    share = share_to(gpu.uuid, 1 if operation == "send-receive" else n - 1) if gpu and nvlink else 1.0
     slowest = max(range(n), key=found["per_rank"].__getitem__)
     wrong = [f"rank {rank} ({count:,} elements)" for rank, count in found["wrong"].items()]
     return Sampled(
@@ -33,8 +37,8 @@ def sampled(found: dict[str, Any], gpu: BenchGpu | None) -> Sampled:
         case=name_of(size),
         # The time of a small operation is latency, which scatters.
         statistic="median" if size >= LARGE else "p50",
-        limit=limit,
-        limit_source=source,
+        limit=None if limit is None else limit * share,
+        limit_source=source if share == 1 else f"{source}, {share:.0%} of its links",
         settings={
             "operation": operation,
             "bytes": size,
@@ -52,7 +56,7 @@ def sampled(found: dict[str, Any], gpu: BenchGpu | None) -> Sampled:
             "slowest rank": slowest,
             "slowest rank, seconds": found["per_rank"][slowest],
             "connections": ", ".join(f"{count} {via}" for via, count in sorted(log["via"].items())),
-            "fallback": "" if gpu is None else fallback(log, gpu, linked(gpu)),
+            "fallback": "" if gpu is None else fallback(log, gpu, nvlink),
             "warnings": "; ".join(log["warnings"]),
         },
         verified=not wrong,

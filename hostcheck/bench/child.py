@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from hostcheck.bench.conditions import Sampler, Watched
+from hostcheck.bench.conditions import Sampler, Watched, together
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Conditions, Level, Measurement, Missing, Sampled, Scope
 from hostcheck.bench.pinning import pin
@@ -113,16 +113,19 @@ class _Worker:
         while line:
             line = line[os.write(self._out, line) :]
 
-    def busy(self) -> str:
-        """Say why the GPUs are not to be measured; an empty string where nothing stands against it."""
+    def busy(self) -> dict[str, str]:
+        """Return of each GPU that is not to be measured why."""
+        found = {}
         for subject, watched in self._watched.items():
-            if others := watched.others(0):
-                return f"{subject} is in use by {', '.join(others)}: end it, or choose other GPUs with --gpus"
             memory = watched.ask("nvmlDeviceGetMemoryInfo")
-            if memory is not None and memory.free < _ENOUGH_MIB * 2**20:
+            if others := watched.others(0):
+                found[subject] = f"{subject} is in use by {', '.join(others)}: end it, or choose other GPUs with --gpus"
+            elif memory is not None and memory.free < _ENOUGH_MIB * 2**20:
                 free, total = memory.free / 2**20, memory.total / 2**20
-                return f"{subject} has only {free:,.0f} of {total:,.0f} MiB of memory free: something holds the rest"
-        return ""
+                found[subject] = (
+                    f"{subject} has only {free:,.0f} of {total:,.0f} MiB of memory free: something holds the rest"
+                )
+        return found
 
     def told(self) -> dict[str, dict[str, str]]:
         """Return what is worth keeping of each GPU."""
@@ -162,14 +165,20 @@ class _Worker:
                 if not lab.watched:
                     sampler.close()
                 subject = sampled.subject or self._plan.subject
-                measured = sampler.seconds()
-                conditions = replace(sampler.take(self._subjects_in(subject)), seconds=round(measured, 6))
+                watched = round(sampler.seconds(), 6)
+                named = self._subjects_in(subject)
+                each = sampler.take(named)
+                conditions = replace(together([*each.values()]), seconds=watched)
                 now = time.monotonic()
                 if self._plan.rank:
                     own = self.gpus[0].subject
                     self.tell(Beside(bench=made.id, subject=own, case=sampled.case, conditions=conditions))
                 else:
-                    self.tell(Got(self._measurement(made, order, sampled, subject, conditions, now - begun)))
+                    measured = self._measurement(made, order, sampled, subject, conditions, now - begun)
+                    if self._plan.ranks or made.scope is Scope.GPUS:
+                        unwatched = Conditions(seconds=watched)
+                        measured = replace(measured, each={gpu: each.get(gpu, unwatched) for gpu in named})
+                    self.tell(Got(measured))
                 lab.watched, begun = False, now
                 sampler.open()
         finally:
@@ -181,12 +190,13 @@ class _Worker:
         sampler.close()
         watched = round(sampler.seconds(), 6)
         for gpu in self.gpus:
-            conditions = replace(sampler.take([gpu.subject]), seconds=watched)
+            conditions = replace(together([*sampler.take([gpu.subject]).values()]), seconds=watched)
             self.tell(Beside(bench=made.id, subject=gpu.subject, conditions=conditions))
 
     def _subjects_in(self, subject: str) -> list[str]:
         """Return the GPUs that a subject such as "gpu0>gpu1" names; all of them where it names none."""
-        return [gpu.subject for gpu in self.gpus if gpu.subject in subject.replace("-", ">").split(">")]
+        every = [gpu.subject for gpu in self.gpus]
+        return [gpu for gpu in every if gpu in subject.replace("-", ">").split(">")] or every
 
     def _measurement(
         self,
@@ -197,7 +207,7 @@ class _Worker:
         conditions: Conditions,
         seconds: float,
     ) -> Measurement:
-        named = self._subjects_in(subject) or [gpu.subject for gpu in self.gpus]
+        named = self._subjects_in(subject)
         ceilings = self._ceilings.get(named[0], Ceilings()) if named else Ceilings()
         samples = tuple(float(sample) for sample in sampled.samples)
         sampled = replace(sampled, samples=samples)
@@ -230,7 +240,6 @@ class _Worker:
             details=dict(sampled.details),
             conditions=conditions,
             alone=order.alone,
-            each={self.gpus[0].subject: conditions} if self._plan.ranks else {},
             seconds=round(seconds, 3),
         )
 

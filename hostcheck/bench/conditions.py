@@ -267,38 +267,21 @@ class Sampler:
         """Return how long the stretches since the last `take` were."""
         return sum(window.end - window.begin for window in self._windows)
 
-    def take(self, subjects: Sequence[str]) -> Conditions:
-        """Return the conditions of the stretches since the last `take`, of those GPUs together, and begin anew.
+    def take(self, subjects: Sequence[str]) -> dict[str, Conditions]:
+        """Return the conditions of the stretches since the last `take` by GPU, and begin anew.
 
-        Of several GPUs the one that suffered most counts: the lowest clocks, the highest temperature, the longest
-        slowdown. Their energies are added.
+        Args:
+            subjects: of which GPUs; of all where it names none.
         """
+        seconds = round(self.seconds(), 6)
         windows, self._windows = self._windows, []
         own = [subject for subject in subjects if subject in self._gpus] or list(self._gpus)
-        every = [self._of(subject, windows) for subject in own]
+        every = {subject: self._of(subject, windows, seconds) for subject in own}
         for samples in self._samples.values():
             samples.clear()
-        if len(every) == 1:
-            return every[0]
-        reasons = {reason for each in every for reason in each.throttled_ns}
-        counters = {name for each in every for name in each.errors}
-        joules = [each.joules for each in every if each.joules is not None]
-        return Conditions(
-            sm_mhz=_least(each.sm_mhz for each in every),
-            sm_mhz_low=_least(each.sm_mhz_low for each in every),
-            mem_mhz=_least(each.mem_mhz for each in every),
-            power_w=_most(each.power_w for each in every),
-            power_limit_w=_least(each.power_limit_w for each in every),
-            temperature_c=_most(each.temperature_c for each in every),
-            throttled_ns={
-                reason: max(each.throttled_ns.get(reason, 0) for each in every) for reason in sorted(reasons)
-            },
-            errors={name: sum(each.errors.get(name, 0) for each in every) for name in sorted(counters)},
-            others=tuple(dict.fromkeys(other for each in every for other in each.others)),
-            joules=sum(joules) if joules and len(joules) == len(every) else None,
-        )
+        return every
 
-    def _of(self, subject: str, windows: Sequence[_Window]) -> Conditions:
+    def _of(self, subject: str, windows: Sequence[_Window], seconds: float) -> Conditions:
         gpu = self._gpus[subject]
         samples = [sample for sample in self._samples[subject] if _within(sample, windows)]
         slowed: dict[str, int] = {}
@@ -319,7 +302,34 @@ class Sampler:
             errors={name: max(0, now[name] - before[name]) for name in now if name in before},
             others=gpu.others(self._ours),
             joules=None if None in joules or not joules else sum(_known(joules)),
+            seconds=seconds,
         )
+
+
+def together(every: Sequence[Conditions]) -> Conditions:
+    """Return the conditions of GPUs that were watched at the same time as those of one.
+
+    The one that suffered most counts: the lowest clocks, the highest temperature, the longest slowdown. Their energies
+    are added.
+    """
+    if len(every) == 1:
+        return every[0]
+    reasons = {reason for each in every for reason in each.throttled_ns}
+    counters = {name for each in every for name in each.errors}
+    joules = [each.joules for each in every if each.joules is not None]
+    return Conditions(
+        sm_mhz=_least(each.sm_mhz for each in every),
+        sm_mhz_low=_least(each.sm_mhz_low for each in every),
+        mem_mhz=_least(each.mem_mhz for each in every),
+        power_w=_most(each.power_w for each in every),
+        power_limit_w=_least(each.power_limit_w for each in every),
+        temperature_c=_most(each.temperature_c for each in every),
+        throttled_ns={reason: max(each.throttled_ns.get(reason, 0) for each in every) for reason in sorted(reasons)},
+        errors={name: sum(each.errors.get(name, 0) for each in every) for name in sorted(counters)},
+        others=tuple(dict.fromkeys(other for each in every for other in each.others)),
+        joules=sum(joules) if joules and len(joules) == len(every) else None,
+        seconds=_most(each.seconds for each in every),
+    )
 
 
 def _joules(samples: Sequence[Sample], window: _Window) -> float | None:

@@ -160,7 +160,8 @@ class Measurement:
         invalid: why the number may not be believed; empty where it may. Invalid is unknown: neither pass nor fail.
         details: further numbers to show, not to judge, such as the bandwidth of each SM.
         alone: whether the other GPUs idled meanwhile.
-        each: where several processes measured together, the conditions of each one's GPU; `conditions` are the first's.
+        each: where several GPUs took part, the conditions of each; `conditions` are then those of all together if they
+            shared a process, and the first's if each had its own.
     """
 
     bench: str

@@ -34,6 +34,8 @@ _AHEAD = 15.0
 """Seconds before the end of one kind of benchmarks at which the children of the next are started."""
 _LOAD = {Backend.NONE: ("numba",), Backend.CUDA: (), Backend.TORCH: ("torch",)}
 """What children import while they wait for their devices; torch takes 2 to 6 s of a minute."""
+_BETWEEN = (Scope.GPUS, Scope.RANKS)
+"""Scopes of what no GPU does without the others."""
 _DEATHS = 2
 """After so many deaths of its process a GPU is left alone."""
 
@@ -151,8 +153,8 @@ class Parent:
         self._starting = sum(STARTING[backend] for _, backend in kinds)
         try:
             for kind, following in zip(kinds, [*kinds[1:], None], strict=True):
-                if kind[0] in (Scope.GPUS, Scope.RANKS):
-                    self._gpus = tuple(gpu for gpu in self._gpus if gpu.subject not in self._out)
+                if kind[0] in _BETWEEN:
+                    self._leave_out()
                 self._adopt(*kind)
                 self._starting -= STARTING[kind[1]]
                 own = [step for step in steps if (step.bench.scope, step.bench.backend) == kind]
@@ -206,19 +208,12 @@ class Parent:
     def _run(self, step: Step) -> None:
         self._step += 1
         scope = step.bench.scope
-        if scope in (Scope.GPUS, Scope.RANKS) and len(self._gpus) <= 1:
-            self._lack(step.bench.id, "host", "it needs two GPUs or more that are free")
-            return
-        subjects = self._subjects(scope)
-        self._show(step.bench.id, subjects if scope is Scope.GPU else [self._whole(scope)])
-        for subject in subjects:
-            try:
-                self._start(scope, subject)
-            except OSError as problem:
-                self._lack(step.bench.id, subject, f"no process could be started: {problem.strerror}")
-        self._wait(step, [child for child in self._children.values() if child.ready is None], starting=True)
-        able = [self._children[subject] for subject in subjects if self._is_able(step, subject)]
-        if scope is Scope.RANKS and len(able) < len(subjects):
+        able = self._ready(step)
+        if scope in _BETWEEN and self._leave_out():
+            # Some turned out to be in use: the others do without them.
+            self._dismiss(10.0)
+            able = self._ready(step)
+        if scope is Scope.RANKS and 1 < len(self._gpus) > len(able):
             self._lack(step.bench.id, self._whole(scope), "not all of its GPUs can take part")
             able = []
         turns = [[child] for child in able] if step.alone and scope is Scope.GPU else [able]
@@ -229,6 +224,28 @@ class Parent:
             self._join(beside)
         self._beside.clear()
         self._left -= self._cost(step)
+
+    def _ready(self, step: Step) -> list[Child]:
+        """Return the children that can run a benchmark, started where they are not up; say who cannot."""
+        scope = step.bench.scope
+        if scope in _BETWEEN and len(self._gpus) <= 1:
+            self._lack(step.bench.id, "host", "it needs two GPUs or more that are free")
+            return []
+        subjects = self._subjects(scope)
+        self._show(step.bench.id, subjects if scope is Scope.GPU else [self._whole(scope)])
+        for subject in subjects:
+            try:
+                self._start(scope, subject)
+            except OSError as problem:
+                self._lack(step.bench.id, subject, f"no process could be started: {problem.strerror}")
+        self._wait(step, [child for child in self._children.values() if child.ready is None], starting=True)
+        return [self._children[subject] for subject in subjects if self._is_able(step, subject)]
+
+    def _leave_out(self) -> bool:
+        """Go on without the GPUs that cannot take part; return whether there were any."""
+        before = self._gpus
+        self._gpus = tuple(gpu for gpu in before if gpu.subject not in self._out)
+        return self._gpus != before
 
     def _again(self, steps: Sequence[Step]) -> None:
         """Measure alone what was doubtful at once, the worst first, while there is time to spare."""
@@ -321,11 +338,11 @@ class Parent:
             if self._deaths.get(subject, 0) >= _DEATHS:
                 self._lack(step.bench.id, subject, f"left alone after its process died {_DEATHS} times")
             return False
-        if child.ready is not None and child.ready.busy:
-            self._out.add(subject)
-            self._lack(step.bench.id, subject, child.ready.busy)
-            return False
-        return True
+        busy = {} if child.ready is None else child.ready.busy
+        for gpu, why in busy.items():
+            self._out.add(gpu)
+            self._lack(step.bench.id, gpu, why)
+        return not busy
 
     def _wait(self, step: Step, children: Sequence[Child], *, starting: bool = False) -> None:
         """Listen until each of these children is ready, or done, or gone."""

@@ -263,8 +263,7 @@ def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[
         missing += [
             Missing(bench=made.id, subject=subject, why=why)
             for subject, why in host.refused.items()
-            if (made.scope is Scope.GPU or (made.scope is not Scope.HOST and not host.gpus))
-            and made.backend not in absent
+            if made.scope is not Scope.HOST and made.backend not in absent
         ]
     return can, missing
 

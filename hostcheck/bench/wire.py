@@ -64,12 +64,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     Attributes:
         gpus: as the driver completed them.
         told: of each subject, what is worth keeping: its clocks, limits, and where the child is pinned.
-        busy: why a GPU is not to be measured; empty where it is free.
+        busy: of each GPU that is not to be measured, why.
     """
 
     gpus: tuple[BenchGpu, ...] = ()
     told: dict[str, dict[str, str]] = {}
-    busy: str = ""
+    busy: dict[str, str] = {}
 
 
 class Got(msgspec.Struct, frozen=True, tag=True):

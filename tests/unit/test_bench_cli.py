@@ -168,6 +168,33 @@ def test_those_that_need_several_gpus_do_without_one_that_is_in_use(tmp_path: Pa
     assert [(entry.bench, entry.subject) for entry in session.missing] == [("fake.turns", "gpu1")]
 
 
+@pytest.mark.parametrize(("id", "subjects"), [("together", ["gpu0>gpu2", "gpu2>gpu0"]), ("sizes", ["gpu[0,2]"] * 2)])
+def test_also_where_nothing_else_is_measured(tmp_path: Path, id: str, subjects: list[str]) -> None:
+    code, out, _ = bench(f"fake.{id}", nvml={"gpus": [{}, {"processes": [1]}, {}]}, cwd=tmp_path)
+    session = kept(tmp_path)
+    assert [measured.subject for measured in session.measurements] == subjects
+    assert [entry.subject for entry in session.missing] == ["gpu1"]
+    assert "gpu1 is in use by " in out
+    assert code == 3
+
+
+def test_where_none_or_one_is_free_nothing_is_measured_between_gpus(tmp_path: Path) -> None:
+    bench("fake.together", "fake.sizes", nvml={"gpus": [{}, {"processes": [1]}, {"processes": [1]}]}, cwd=tmp_path)
+    session = kept(tmp_path)
+    assert session.measurements == ()
+    assert [(entry.bench, entry.subject) for entry in session.missing] == [
+        ("fake.together", "gpu1"), ("fake.together", "gpu2"), ("fake.together", "host"), ("fake.sizes", "host"),
+    ]  # fmt: skip
+    assert session.missing[-1].why == "it needs two GPUs or more that are free"
+
+
+def test_where_only_pairs_are_measured_a_lost_gpu_is_named_and_unknown(tmp_path: Path) -> None:
+    code, out, _ = bench("fake.together", nvml={"gpus": [{}, {}, {"lost": 1}]}, cwd=tmp_path)
+    assert [measured.subject for measured in kept(tmp_path).measurements] == ["gpu0>gpu1", "gpu1>gpu0"]
+    assert "GPU is lost" in out
+    assert code == 3
+
+
 def test_a_share_of_a_gpu_has_no_datasheet(tmp_path: Path) -> None:
     bench("fake.model", nvml={"gpus": [{}, {"virtualization": 2}]}, cwd=tmp_path)
     session = kept(tmp_path)
@@ -206,6 +233,16 @@ def test_a_link_is_judged_by_what_it_carries_alone_where_all_at_once_share(tmp_p
         ("gpu0", "not-applicable"), ("gpu0", "pass"), ("gpu1", "fail"), ("gpu1", "not-applicable"),
     ]  # fmt: skip
     assert "a limit of all together, not of this link" in judged[0]["summary"]
+
+
+def test_of_two_that_copy_to_each_other_the_hot_one_is_named(tmp_path: Path) -> None:
+    code, out, _ = bench("fake.together", "--format", "json", nvml={"gpus": [{}, {"thermal": 0.4}]}, cwd=tmp_path)
+    assert code == 1
+    assert [list(measured.each) for measured in kept(tmp_path).measurements] == [["gpu0", "gpu1"]] * 2
+    results = {result["id"]: result for result in json.loads(out)["results"]}
+    for check, second in (("bench.slowdown", "fail"), ("bench.errors", "pass")):
+        found = {each["subject"]: each["status"] for each in results[check]["findings"]}
+        assert found == {"gpu0": "pass", "gpu1": second}, check
 
 
 def test_heat_is_invalid_and_a_failure(tmp_path: Path) -> None:

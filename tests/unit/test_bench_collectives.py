@@ -16,7 +16,7 @@ import pytest
 import torchlab
 
 from bench_lab import StandInLab
-from hostcheck.bench import bus, collective
+from hostcheck.bench import bus, collective, mesh
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.errors import HostcheckError
 from hostcheck.gpu_table import table
@@ -194,6 +194,35 @@ def test_a_ring_is_held_against_the_link(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sampled.settings["transport"] == "P2P/CUMEM"
     assert sampled.details["slowest rank"] == 7
     assert sampled.details["fallback"] == ""
+
+
+@pytest.mark.parametrize(
+    ("operation", "ranks", "ends", "limit"),
+    [
+        ("all-reduce", 4, [(0, "a")] * 6 + [(0, "b")] * 6 + [(0, "c")] * 6, 450),
+        ("all-reduce", 2, [(0, "a")] * 6 + [(0, "b")] * 6 + [(0, "c")] * 6, 150),
+        ("send-receive", 4, [(0, "a")] * 6 + [(0, "b")] * 6 + [(0, "c")] * 6, 150),
+        ("all-reduce", 2, [(2, "")], 450),
+        ("all-reduce", 2, [], 450),
+        ("all-reduce", 2, [(None, "a")] * 3 + [(None, "b")] * 3, 450),
+        ("all-reduce", 2, [(0, "")] * 18, 450),
+    ],
+    ids=[
+        "a mesh of four",
+        "two of them",
+        "in a ring",
+        "a switch",
+        "hidden",
+        "of a kind that is not told",
+        "out of sight",
+    ],
+)
+def test_without_a_switch_only_links_between_those_that_take_part_count(
+    monkeypatch: pytest.MonkeyPatch, operation: str, ranks: int, ends: list[Any], limit: float
+) -> None:
+    monkeypatch.setattr(bus, "linked", lambda gpu: True)
+    monkeypatch.setattr(mesh, "far_ends", lambda uuid: ends)
+    assert bus.sampled(found(operation=operation, ranks=ranks), GPU).limit == pytest.approx(limit)
 
 
 def test_with_reduction_in_the_switch_the_limit_is_another() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hostcheck.bench.conditions import Sampler, Watched
+from hostcheck.bench.conditions import Sampler, Watched, together
 from hostcheck.bench.pinning import cpus_of, memory_from, node_of, pin
 
 
@@ -80,7 +80,7 @@ def test_only_what_was_watched_counts() -> None:
     sampler.sample()
     sampler.stop()
     assert sampler.seconds() == 1.0
-    seen = sampler.take(["gpu0"])
+    seen = sampler.take(["gpu0"])["gpu0"]
     assert (seen.sm_mhz, seen.sm_mhz_low, seen.mem_mhz, seen.power_w) == (1700, 1700, 2619, 500)
     assert seen.throttled_ns == {"sw_power_cap": 300_000_000, "hw_thermal_slowdown": 0}, "what was read, and no other"
     assert seen.temperature_c is None, "what NVML refuses is not known, and not zero"
@@ -97,8 +97,8 @@ def test_stretches_add_up_and_the_next_begins_anew() -> None:
         clock.now = begin + 0.5
         sampler.close()
     assert sampler.seconds() == 1.0
-    assert sampler.take(["gpu0"]).throttled_ns == {"hw_thermal_slowdown": 200_000_000, "sw_power_cap": 0}
-    assert sampler.take(["gpu0"]).throttled_ns == {}
+    assert sampler.take(["gpu0"])["gpu0"].throttled_ns == {"hw_thermal_slowdown": 200_000_000, "sw_power_cap": 0}
+    assert sampler.take(["gpu0"])["gpu0"].throttled_ns == {}
 
 
 def test_errors_count_from_the_beginning_of_the_benchmark_also_between_stretches() -> None:
@@ -108,8 +108,8 @@ def test_errors_count_from_the_beginning_of_the_benchmark_also_between_stretches
     sampler.start()
     nvml.ecc = 9
     sampler.stop()
-    assert sampler.take(["gpu0"]).errors["ecc.dram.uncorrected"] == 2
-    assert sampler.take(["gpu0"]).errors["ecc.dram.uncorrected"] == 0
+    assert sampler.take(["gpu0"])["gpu0"].errors["ecc.dram.uncorrected"] == 2
+    assert sampler.take(["gpu0"])["gpu0"].errors["ecc.dram.uncorrected"] == 0
 
 
 def test_of_several_gpus_the_one_that_suffered_most_counts() -> None:
@@ -125,7 +125,10 @@ def test_of_several_gpus_the_one_that_suffered_most_counts() -> None:
         sampler.sample()
     clock.now = 1.0
     sampler.close()
-    both = sampler.take([])
+    each = sampler.take([])
+    assert [one.throttled_ns["hw_thermal_slowdown"] for one in each.values()] == [0, 500_000_000]
+    assert [one.seconds for one in each.values()] == [1.0, 1.0]
+    both = together([*each.values()])
     assert both.sm_mhz == 900
     assert both.joules == pytest.approx(600)
     assert both.throttled_ns == {"hw_thermal_slowdown": 500_000_000, "sw_power_cap": 0}
@@ -142,7 +145,7 @@ def test_a_stretch_of_some_gpus_asks_no_others() -> None:
     clock.now = 1.0
     sampler.close()
     assert asked == []
-    seen = sampler.take(["gpu0"])
+    seen = sampler.take(["gpu0"])["gpu0"]
     assert (seen.sm_mhz, seen.throttled_ns) == (1755, {"hw_thermal_slowdown": 500_000_000, "sw_power_cap": 0})
     sampler.open()
     sampler.close()
@@ -167,7 +170,7 @@ def test_energy_is_told_from_a_counter_that_moves_ten_times_a_second(length: flo
     go_on(1.0 + length)
     clock.now = 1.0 + length
     sampler.close()
-    assert sampler.take(["gpu0"]).joules == (None if joules is None else pytest.approx(joules, rel=0.05))
+    assert sampler.take(["gpu0"])["gpu0"].joules == (None if joules is None else pytest.approx(joules, rel=0.05))
 
 
 def test_energy_of_a_gpu_that_does_not_count_it_is_not_known() -> None:
@@ -177,7 +180,7 @@ def test_energy_of_a_gpu_that_does_not_count_it_is_not_known() -> None:
     sampler.open()
     clock.now = 5.0
     sampler.close()
-    seen = sampler.take(["gpu0"])
+    seen = sampler.take(["gpu0"])["gpu0"]
     assert (seen.joules, seen.power_w) == (None, 500)
 
 
@@ -191,7 +194,7 @@ def test_the_sampler_runs_in_the_background() -> None:
     time.sleep(0.2)
     sampler.close()
     sampler.stop()
-    assert sampler.take(["gpu0"]).sm_mhz == 1755
+    assert sampler.take(["gpu0"])["gpu0"].sm_mhz == 1755
 
 
 def test_other_processes_are_named_and_ours_are_not() -> None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench_lab import StandInLab
-from hostcheck.bench import cuda, cuda_calls, kernels
+from hostcheck.bench import cuda, cuda_calls, kernels, mesh
 from hostcheck.bench.hostmem import HostMemory
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Level
@@ -340,21 +340,25 @@ def test_lanes_carry_what_the_standard_says():
 
 
 class Library:
-    """NVML with what a GPU answers."""
+    """NVML with what a GPU answers, always the same or by what it is asked for."""
+
+    NVML_NVLINK_MAX_LINKS = 18
 
     def __init__(self, answers):
         self.answers = answers
 
     def __getattr__(self, name):
-        def ask(*_):
+        def ask(*asked):
             if name not in self.answers:
                 raise RuntimeError(f"{name} is not supported")
-            return self.answers[name]
+            answer = self.answers[name]
+            return answer(*asked) if callable(answer) else answer
 
         return ask
 
 
 def with_nvml(monkeypatch, **answers):
+    mesh.far_ends.cache_clear()
     monkeypatch.setitem(sys.modules, "pynvml", Library({"nvmlInit": None, "nvmlDeviceGetHandleByUUID": 1, **answers}))
 
 
@@ -382,10 +386,84 @@ def test_peers_over_nvlink_have_its_limit_and_others_that_of_pcie(monkeypatch):
     with_nvml(monkeypatch, nvmlDeviceGetP2PStatus=0)
     assert links.peer_link(known, known)[:2] == ("nvlink", 450)
     assert links.peer_link(new, new) == ("nvlink", None, "")
+    card = BenchGpu(index=2, ordinal=2, uuid="GPU-2", name="H100 NVL", model=MODELS["h100-nvl-94gb"])
+    assert links.peer_link(card, card) == ("nvlink", None, ""), "of which nobody knows how many bridges it has"
     with_nvml(monkeypatch, nvmlDeviceGetP2PStatus=5)
     assert links.peer_link(known, new)[:2] == ("pcie", 63)
     with_nvml(monkeypatch)
     assert links.peer_link(known, known) == ("", None, "")
+
+
+GPU, SWITCH, HIDDEN = 0, 2, 255
+
+
+def meshed(monkeypatch, model, ends, **answers):
+    """Return the link from the first of two GPUs to the second, which is at bus 1, and how often NVML was asked."""
+    asked: list[tuple[str, int]] = []
+
+    def kind(_, link):
+        asked.append(("kind", link))
+        return ends[link][0]
+
+    def remote(_, link):
+        asked.append(("address", link))
+        return SimpleNamespace(domain=0, bus=ends[link][1], device=0)
+
+    with_nvml(
+        monkeypatch,
+        nvmlDeviceGetP2PStatus=0,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetPciInfo=lambda uuid: SimpleNamespace(domain=0, bus=int(uuid[-1]), device=0),
+        nvmlDeviceGetFieldValues=lambda _, numbers: [
+            SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal={91: len(ends), 164: 26562}[numbers[0]]))
+        ],
+        **{"nvmlDeviceGetNvLinkRemoteDeviceType": kind, "nvmlDeviceGetNvLinkRemotePciInfo": remote, **answers},
+    )
+    first, second = (
+        BenchGpu(index=number, ordinal=number, uuid=f"GPU-{number}", name="GPU", model=MODELS.get(model))
+        for number in (0, 1)
+    )
+    return links.peer_link(first, second), links.peer_link(first, second), asked
+
+
+@pytest.mark.parametrize(
+    ("model", "ends", "limit"),
+    [
+        ("a100-sxm4-40gb", [(GPU, 1 + number % 3) for number in range(12)], 100),
+        ("h100-sxm5-80gb", [(GPU, 1 + number % 3) for number in range(18)], 150),
+        ("gh200-96gb", [(GPU, 1 + number % 3) for number in range(18)], 150),
+        ("", [(GPU, 1 + number % 3) for number in range(18)], 150),
+        ("h100-nvl-94gb", [(GPU, 1)] * 12, 300),
+        ("h100-sxm5-80gb", [(SWITCH, 9)] * 18, 450),
+        ("gh200-96gb", [(SWITCH, 9)] * 18, 450),
+        ("", [(SWITCH, 9)] * 18, 450),
+        ("h200-sxm5-141gb", [(HIDDEN, 0xFF)] * 18, 450),
+        ("h200-sxm5-141gb", [], 450),
+        ("h200-sxm5-141gb", [(GPU, 7)] * 18, None),
+        ("gh200-96gb", [], None),
+        ("", [], None),
+    ],
+)
+def test_over_nvlink_only_links_that_lead_to_the_other_count(model, ends, limit, monkeypatch):
+    first, second, asked = meshed(monkeypatch, model, ends)
+    assert first == second
+    assert first[0] == "nvlink"
+    assert first[1] == (None if limit is None else pytest.approx(limit, rel=0.001))
+    assert ("links that lead there" in first[2]) == (limit in (100, 150, 300))
+    assert len(asked) == len(set(asked)), "each link once, however many pairs there are"
+    assert ends[:1] != [(SWITCH, 9)] or asked == [("kind", 0)], "one tells of all"
+
+
+def test_a_driver_that_tells_no_kinds_tells_the_addresses(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("Function Not Found")
+
+    ends = [(GPU, 1 + number % 3) for number in range(18)]
+    found, *_ = meshed(monkeypatch, "h100-sxm5-80gb", ends, nvmlDeviceGetNvLinkRemoteDeviceType=refuse)
+    assert found[1] == pytest.approx(150)
+    switches = [(GPU, 8 + number % 4) for number in range(18)]
+    found, *_ = meshed(monkeypatch, "h100-sxm5-80gb", switches, nvmlDeviceGetNvLinkRemoteDeviceType=refuse)
+    assert found[1] == 450, "they are of switches, for all that is known"
 
 
 # How often, and from where
@@ -564,3 +642,12 @@ def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeyp
     assert "path" not in measure().settings
     wrong[0] = 1
     assert not measure().verified
+
+
+def test_pairs_with_links_of_several_kinds_have_the_limit_of_one_after_the_other():
+    def lane(first, second):
+        return SimpleNamespace(sender=SimpleNamespace(ordinal=first), limit=50.0 if first + second == 1 else 450.0)
+
+    every = [lane(first, second) for first in range(4) for second in range(4) if first != second]
+    assert peers._limit(every, 3) == pytest.approx(3 / (1 / 50 + 2 / 450))
+    assert peers._limit([*every, SimpleNamespace(limit=None)], 3) is None

@@ -178,10 +178,21 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fake.together", "gpu0", True), ("fake.together", "gpu1", True),
     }  # fmt: skip
     _, missing = lacking(wanted[1:2], Host(gpus=(GPU,), refused={"gpu1": "MIG is on"}), named=True)
-    assert [(entry.subject, entry.applies) for entry in missing] == [("host", True)], "there would be two"
+    assert [(entry.subject, entry.applies) for entry in missing] == [("host", True), ("gpu1", True)], (
+        "there would be two"
+    )
     can, missing = lacking(wanted[2:], Host(why_none="NVML sees no GPU"), named=False)
     assert [made.id for made in can] == ["fake.host"]
     assert [entry.why for entry in missing] == ["NVML sees no GPU"]
+
+
+@pytest.mark.parametrize("id", ["fake.good", "fake.together", "fake.ranks"])
+def test_a_gpu_that_is_refused_is_named_whatever_the_others_can_do(id: str) -> None:
+    three = Host(gpus=(GPU, replace(GPU, index=1, uuid="GPU-1")), refused={"gpu2": "GPU is lost"})
+    can, missing = lacking([BENCHES[id]], three, named=False)
+    assert [made.id for made in can] == [id]
+    assert [(entry.subject, entry.why, entry.applies) for entry in missing] == [("gpu2", "GPU is lost", True)]
+    assert lacking([BENCHES["fake.host"]], three, named=False)[1] == [], "the host itself needs no GPU"
 
 
 def session(**changes: object) -> Session:
