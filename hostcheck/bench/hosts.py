@@ -32,6 +32,7 @@ class Between:
     Attributes:
         devices, versions: of all ranks where all hosts measured together, and of torch and NCCL.
         failed: pairs that failed, and why; empty where all hosts measured together.
+        unknown: pairs that prove nothing, and why.
         verdict: what pairs prove; None where all hosts measured together.
         absent: hosts that could not take part, and why.
         interrupted: Ctrl-C ended it early; what pairs had proven by then holds.
@@ -42,6 +43,7 @@ class Between:
     devices: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     failed: dict[Pair, str] = field(default_factory=dict)
+    unknown: dict[Pair, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     absent: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -141,7 +143,7 @@ def by_pairs(
 
 
 def _take(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome]) -> dict[Pair, float]:
-    """Note the pairs that failed or gave wrong data; return the rates of the others, which are yet to be judged."""
+    """Note the pairs that failed or prove nothing; return the rates of the others, which are yet to be judged."""
     rates: dict[Pair, float] = {}
     for pair, outcome in outcomes.items():
         if outcome.absent:
@@ -154,8 +156,9 @@ def _take(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome]) 
         if wrong:
             between.failed[pair] = wrong[0]
         elif made[0].invalid:
-            # The two do talk to each other; how fast is not known, which says nothing against either.
-            pairing.record(pair, True)
+            # The two do talk to each other; how fast is not known, which says nothing for or against either.
+            between.unknown[pair] = made[0].invalid
+            pairing.void(pair)
             continue
         else:
             rates[pair] = made[0].value or 0.0
