@@ -30,8 +30,8 @@ class Verdict:
 
     Attributes:
         good: hosts that passed with somebody.
-        bad: hosts that passed with nobody, and failed with two others, one of them good.
-        links: pairs that failed though both hosts are good: what lies between them is at fault.
+        bad: hosts that passed with nobody, and failed with two others, one of which works with somebody.
+        links: pairs that failed though both hosts work with others: what lies between them is at fault.
         open: hosts of which nothing is proven, with those with which they failed.
     """
 
@@ -112,12 +112,14 @@ class Pairing:
     def verdict(self) -> Verdict:
         """Return what is proven by now."""
         good = self._good()
-        bad = [host for host in self.hosts if host not in good and self._is_bad(host, good)]
+        # While some numbers cannot be judged yet, none has been: who failed gave none, and who gave one works.
+        works = good | {host for pair, passed in self._outcome.items() if passed is None for host in pair}
+        bad = [host for host in self.hosts if host not in works and self._is_bad(host, works)]
         links = [
             (first, second)
             for number, first in enumerate(self.hosts)
             for second in self.hosts[number + 1 :]
-            if self._outcome.get(frozenset((first, second))) is False and {first, second} <= good
+            if self._outcome.get(frozenset((first, second))) is False and {first, second} <= works
         ]
         unsolved = [host for host in self.hosts if host not in good and host not in bad]
         return Verdict(

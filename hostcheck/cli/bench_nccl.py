@@ -189,9 +189,9 @@ def _show(session: Session, between: Between, floor: float | None) -> None:
     for host, why in between.absent.items():
         click.echo(f"NOT THERE {host}: {clip(safe(why), 300)}")
     for host in between.verdict.bad:
-        click.echo(f"BAD HOST {host}: it passed with nobody, and failed with a good host and another")
+        click.echo(f"BAD HOST {host}: it passed with nobody; of those that it failed with, one works with others")
     for first, second in between.verdict.links:
-        click.echo(f"BAD LINK {first} - {second}: each of them is good with others; look at what lies between")
+        click.echo(f"BAD LINK {first} - {second}: each of them works with others; look at what lies between")
     for host, others in between.verdict.open.items():
         told = "interrupted before that was clear" if between.interrupted else _why_open(between, host, others)
         click.echo(f"UNKNOWN {host}: {clip(safe(told), 300)}")

@@ -129,6 +129,20 @@ def test_before_anything_can_be_told_new_pairs_are_measured() -> None:
     assert pairing.verdict().good == ("a", "b", "c", "d")
 
 
+def test_who_fails_with_hosts_that_work_with_others_is_bad_even_if_nobody_knows_what_is_normal() -> None:
+    pairing = Pairing(["n0", "n1", "n2"])
+    while pairs := pairing.round():
+        for pair in pairs:
+            pairing.record(pair, False if "n2" in pair else None)
+    assert pairing.verdict() == Verdict(good=(), bad=("n2",), links=(), open={"n0": ("n2",), "n1": ("n2",)})
+    link = Pairing(["n0", "n1", "n2"])
+    while pairs := link.round():
+        for pair in pairs:
+            link.record(pair, False if set(pair) == {"n1", "n2"} else None)
+    assert (link.verdict().bad, link.verdict().links) == ((), (("n1", "n2"),))
+    assert dict(link.verdict().open) == {"n0": (), "n1": ("n2",), "n2": ("n1",)}
+
+
 def test_a_pair_that_proves_nothing_makes_nobody_good() -> None:
     """Both of n0 and n3 are slow; n0 and n1 met, and their number was not to be believed."""
     pairing = Pairing(["n0", "n1", "n2", "n3"])
