@@ -22,7 +22,7 @@ from hostcheck.bench.model import Level
 from hostcheck.cli import bench_nccl
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import clear_progress, look_ahead, progress, write
+from hostcheck.cli.options import Finite, clear_progress, look_ahead, progress, write
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.render import FORMATS
@@ -333,7 +333,7 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Compare what was measured before."
 )
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 100), default=3.0, show_default=True, metavar="PERCENT",
+    "--tolerance", type=Finite(0, 100), default=3.0, show_default=True, metavar="PERCENT",
     help="How much worse a rate may be, and it must be more than noise; times, ten times that.",
 )  # fmt: skip
 @click.pass_context

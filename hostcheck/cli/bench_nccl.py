@@ -13,7 +13,7 @@ import click
 
 from hostcheck import __version__
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import look_ahead, write
+from hostcheck.cli.options import Finite, look_ahead, write
 from hostcheck.errors import HostcheckError
 
 if TYPE_CHECKING:
@@ -51,10 +51,8 @@ class _Size(click.ParamType):  # type: ignore[type-arg] # older releases of clic
 @click.option(
     "--size", multiple=True, type=_Size(), metavar="SIZE", help="Such as 64M; may be repeated.  [default: 1G]"
 )
-@click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=2.0, show_default=True, help="For each operation and size."
-)
-@click.option("--floor", type=click.FloatRange(0), metavar="GB/S", help="Bus bandwidth below which it is a failure.")
+@click.option("--seconds", type=Finite(0.1, 600), default=2.0, show_default=True, help="For each operation and size.")
+@click.option("--floor", type=Finite(0), metavar="GB/S", help="Bus bandwidth below which it is a failure.")
 @click.option("--backend", type=click.Choice(("nccl", "gloo")), default="nccl", help="gloo: CPUs and TCP.")
 @click.option("--per-host", type=click.IntRange(1, 64), help="Ranks of each host.  [default: one a GPU; gloo: 1]")
 @click.option("--python", default="python3", show_default=True, metavar="PATH", help="On the hosts; it needs torch.")

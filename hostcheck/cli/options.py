@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hostcheck.errors import HostcheckError
+
+
+class Finite(click.FloatRange):
+    """A number within a range; click lets nan through any range, and inf where it has no end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 class CheckId(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
