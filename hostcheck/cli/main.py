@@ -10,6 +10,7 @@ from importlib import import_module
 import click
 
 from hostcheck import __version__
+from hostcheck.cli.streams import open_missing
 from hostcheck.errors import HostcheckError
 
 COMMANDS = {
@@ -72,6 +73,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    open_missing()
     # A run is short and keeps nearly all that it makes: collecting garbage would take a tenth of it.
     gc.disable()
     try:

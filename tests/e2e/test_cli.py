@@ -189,6 +189,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["list", "audit --only memory.swappiness", "collect -o kept", "list nonsense"])
+def test_a_stream_that_is_closed_is_as_one_that_nobody_reads(tmp_path: Path, closed: str, words: str) -> None:
+    command = f"exec {sys.executable} -P -c 'from hostcheck.cli.main import main; main()' {words} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (tmp_path / "kept").exists() == ("kept" in words)
+    assert done.returncode == hostcheck(*words.replace("kept", "/dev/null").split()).returncode
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_hostile_names_never_reach_the_terminal(tmp_path: Path) -> None:
     done = hostcheck("audit", "--from", str(tmp_path / "\x1b]0;owned\x07.tar"))
     assert done.returncode == 2
