@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def open_missing() -> None:
-    """Open /dev/null for each standard stream that is closed (`2>&-`), so that no other file takes its number."""
+class _Patient(io.FileIO):
+    """A stream whose reader may go away (`hostcheck list | head`): what is left goes to /dev/null."""
+
+    def write(self, data: Any, /) -> Any:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def mend() -> None:
+    """Let a stream that is closed, or whose reader goes away, change neither what a command does nor its exit code.
+
+    /dev/null stands in for one that is closed (`2>&-`), so that no other file takes its number.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8", errors="replace")  # noqa: SIM115 # for good
             os.set_inheritable(stream.fileno(), True)
-            setattr(sys, name, stream)
+        elif mode == "w":
+            stream = io.TextIOWrapper(
+                io.BufferedWriter(_Patient(stream.fileno(), "w", closefd=False)),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+            )
+        setattr(sys, name, stream)

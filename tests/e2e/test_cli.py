@@ -183,10 +183,38 @@ def test_list_and_explain_and_completion(tmp_path: Path) -> None:
         assert "_HOSTCHECK_COMPLETE" in hostcheck("completion", shell).stdout
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+RECORDED = str(Path(__file__).parents[1] / "hosts/h100x1.tar.gz")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",), ("explain", "memory.swappiness"), ("audit", "--from", RECORDED),
+        ("audit", "--from", RECORDED, "--only", "memory.swappiness"), ("list", "nonsense"), ("--help",),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_goes_away_changes_no_exit_code(words: tuple[str, ...], both: bool) -> None:
+    expected = hostcheck(*words).returncode
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = writer if both else subprocess.PIPE
+    code = "from hostcheck.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *words], stdout=writer, stderr=told, text=True, check=False
+    )
+    os.close(writer)
+    assert done.returncode == expected
+    assert "Traceback" not in (done.stderr or "")
+    assert "Broken" not in (done.stderr or "")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -P -c 'from hostcheck.cli.main import main; main()' list | head -n 1"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
