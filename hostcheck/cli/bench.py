@@ -103,8 +103,7 @@ class Measuring:
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
-        # Schedulers and timeout(1) end a job so: what had come by then is kept, as after Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _keep_on_signals()
         try:
             session, harvest = measure(
                 steps, host, missing, level=level, options=options, tell=_show(), floors=floors, duration=self.duration
@@ -356,6 +355,20 @@ def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path |
         ctx.exit(INTERRUPTED)
     worse = any(each.worse for each in comparison.compared)
     ctx.exit(1 if worse else 3 if comparison.apart or not comparison.compared else 0)
+
+
+def _keep_on_signals() -> None:
+    """Let SIGTERM, as of schedulers, and SIGHUP, as of an SSH session that is gone, keep what came, as Ctrl-C does."""
+
+    def end(*_: object) -> None:
+        # The shell that hangs up may send it once more, while what came is being kept.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup ignores it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def _show() -> Callable[[Progress], None]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
 
 
 class _Patient(io.FileIO):
-    """A stream whose reader may go away (`hostcheck list | head`): what is left goes to /dev/null."""
+    """A stream whose reader may go away (`hostcheck list | head`, a terminal): what is left goes to /dev/null."""
 
     def write(self, data: Any, /) -> Any:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as problem:
+            hung_up = problem.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if not (hung_up or problem.errno == errno.EPIPE):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             return super().write(data)
 

@@ -27,23 +27,28 @@ START = "import sys, bench_fakes; from hostcheck.cli.main import main; sys.argv 
 NODES = "/sys/devices/system/node"
 ONE: dict[str, Any] = {"gpus": [{}]}
 TWO: dict[str, Any] = {"gpus": [{}, {}]}
+COMMAND = (sys.executable, "-c", START, "bench")
 
 
-def start(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> subprocess.Popen[str]:
-    environment = {
+def environment(nvml: dict[str, Any] | None = None) -> dict[str, str]:
+    given = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(TESTS / "fakes"), str(TESTS))),
         "HOSTCHECK_FAKE_NVML": json.dumps(ONE if nvml is None else nvml),
         "COLUMNS": "100",
     }
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    given.pop("CUDA_VISIBLE_DEVICES", None)
+    return given
+
+
+def start(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", START, "bench", *arguments],
+        [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env=environment,
+        env=environment(nvml),
     )
 
 
@@ -297,14 +302,20 @@ def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
     assert "fake.turns gpu0: 1.2 -> 1 GB/s -16.7 %" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
-    told = tmp_path / "told"
-    running = start("fake.slow", "--option", f"told={told}", cwd=tmp_path)
+def begun(folder: Path) -> subprocess.Popen[str]:
+    """Start what takes long, and return once it has told something."""
+    told = folder / "told"
+    running = start("fake.slow", "--option", f"told={told}", cwd=folder)
     until = time.monotonic() + 50
     while not told.exists() and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.2)
+    return running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
+    running = begun(tmp_path)
     running.send_signal(number)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130
@@ -312,6 +323,37 @@ def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: sign
     assert "Traceback" not in err
     assert [measured.case for measured in kept(tmp_path).measurements] == ["early"]
     assert "interrupted" in out
+
+
+def test_a_terminal_that_hangs_up_keeps_what_came(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    ours, theirs = os.openpty()
+    running = subprocess.Popen(
+        ["setsid", "--ctty", *COMMAND, "fake.slow", "--option", f"told={told}"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    os.close(theirs)
+    until = time.monotonic() + 50
+    while not told.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os.close(ours)
+    assert running.wait(30) == 130
+    assert [measured.case for measured in kept(tmp_path).measurements] == ["early"]
+
+
+def test_nohup_is_left_as_it_is(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = begun(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    running.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(2)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=30)
+    assert running.returncode == 130
 
 
 @pytest.mark.parametrize(
