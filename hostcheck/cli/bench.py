@@ -306,23 +306,33 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
     With --floors, FILE becomes a site layer: what was measured here, less 5 %, is then expected of each host with GPUs
     of this model (hostcheck bench --site FILE).
     """
-    from hostcheck.bench.baseline import floors as make_floors
     from hostcheck.bench.baseline import read
+    from hostcheck.render.bench import render_session
+
+    look_ahead(file)
+    session, interrupted = (read(source), False) if source else measuring.session()
+    try:
+        if interrupted:
+            raise HostcheckError(f"interrupted: {file} was not written")
+        write(file, _baseline(file, session, floors))
+    except HostcheckError:
+        if source is None:
+            click.echo(render_session(session), nl=False, err=file == Path("-"))
+        raise
+
+
+def _baseline(file: Path, session: Session, floors: bool) -> bytes:
+    from hostcheck.bench.baseline import floors as make_floors
     from hostcheck.expect import KEYS
     from hostcheck.registry import load_checks
     from hostcheck.render.json import encoded
 
-    look_ahead(file)
-    session, interrupted = (read(source), False) if source else measuring.session()
-    if interrupted:
-        raise HostcheckError(f"interrupted: {file} was not written")
     if floors:
         load_checks()
-        write(file, make_floors(session, KEYS).encode())
-    else:
-        if not any(not measured.invalid for measured in session.measurements):
-            raise HostcheckError(f"there is no valid number: {file} was not written")
-        write(file, encoded(session) + b"\n")
+        return make_floors(session, KEYS).encode()
+    if not any(not measured.invalid for measured in session.measurements):
+        raise HostcheckError(f"there is no valid number: {file} was not written")
+    return encoded(session) + b"\n"
 
 
 @command.command("compare")

@@ -135,12 +135,13 @@ def command(
         click.echo(_LET_GO, err=True)
         ctx.exit(INTERRUPTED)
     session = _session(between, begun, time.monotonic() - started)
+    # First, so that a full disk takes no numbers along.
+    if output != Path("-"):
+        _show(session, between, floor)
     if output is not None:
         from hostcheck.render.json import encoded
 
         write(output, encoded(session) + b"\n")
-    if output != Path("-"):
-        _show(session, between, floor)
     if between.interrupted:
         click.echo(_LET_GO, err=True)
         ctx.exit(INTERRUPTED)

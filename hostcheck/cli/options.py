@@ -120,9 +120,14 @@ def look_ahead(*paths: Path | None) -> None:
     """Make sure, before what is to be written takes its time, that files can be made where `write` shall put them.
 
     Raises:
-        HostcheckError: one cannot; in the words of `write`.
+        HostcheckError: one cannot, in the words of `write`; or two are the same file.
     """
+    files: set[Path] = set()
     for path in paths:
+        if path is not None and (not path.exists() or path.is_file()):
+            if path.resolve() in files:
+                raise HostcheckError(f"{path}: named twice: each output needs a file of its own")
+            files.add(path.resolve())
         if path is None or path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir()):
             continue
         try:

@@ -395,14 +395,21 @@ def test_ctrl_c_while_the_host_is_read_keeps_what_was_measured(tmp_path: Path, m
     assert parse_results(read_archive(tmp_path / "kept.tar.gz").reading("bench.results")).measurements
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
-def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: Path) -> None:
-    full = tmp_path / "full"
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A device like /dev/full."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    made = tmp_path / "full"
     try:
-        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
-        full.open("rb").close()
+        os.mknod(made, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        made.open("rb").close()
     except OSError:
         pytest.skip("no devices can be made here")
+    return made
+
+
+def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: Path, full: Path) -> None:
     code, out, err = bench("fake.turns", "--save", str(full), cwd=tmp_path)
     assert "fake.turns" in out
     assert f"the measurements were not kept: {full}: cannot be written: No space left" in err
@@ -411,6 +418,46 @@ def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: 
     assert code == 2
     assert "Kept in hostcheck-bench-" in err
     assert len(kept(tmp_path).measurements) == 1
+
+
+@pytest.mark.parametrize("further", [[], ["--floors"]])
+def test_a_baseline_that_a_full_disk_does_not_take_is_shown(tmp_path: Path, full: Path, further: list[str]) -> None:
+    code, out, err = bench("record", str(full), "fake.turns", *further, cwd=tmp_path)
+    assert code == 2
+    assert "fake.turns" in out
+    assert err.endswith(f"hostcheck: {full}: cannot be written: No space left on device\n")
+
+
+def test_numbers_between_hosts_that_a_full_disk_does_not_take_are_shown(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from hostcheck.bench import hosts
+    from hostcheck.cli import bench as cli
+    from hostcheck.errors import HostcheckError
+
+    measured = Measurement(
+        bench="nccl.all-reduce", subject="a,b", unit="GB/s", value=1.0, samples=(1.0,), verified=True
+    )
+    monkeypatch.setattr(hosts, "together", lambda *_: hosts.Between(measurements=[measured]))
+    done = CliRunner().invoke(cli.command, ["nccl", "--hosts", "a,b", "-o", str(full)])
+    assert "nccl.all-reduce" in done.output
+    assert isinstance(done.exception, HostcheckError)
+
+
+@pytest.mark.parametrize(("one", "other"), [("same", "same"), ("same", "./same"), ("same", "link"), ("-", "-")])
+def test_two_outputs_need_two_files(tmp_path: Path, one: str, other: str) -> None:
+    (tmp_path / "link").symlink_to("same")
+    code, out, err = bench("fake.turns", "--save", one, "-o", other, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err == f"hostcheck: {Path(other)}: named twice: each output needs a file of its own\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_two_outputs_may_both_be_thrown_away(tmp_path: Path) -> None:
+    code, _, err = bench("fake.turns", "--save", "/dev/null", "-o", "/dev/null", cwd=tmp_path)
+    assert code != 2, err
 
 
 def test_list_and_explain(tmp_path: Path) -> None:
