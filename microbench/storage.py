@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +95,8 @@ def created(folder: Path, most: int) -> Iterator[tuple[int, int, Path]]:
             raise HostcheckError(f"{folder}: {free / 2**20:,.0f} MiB are free, 512 are needed to read from it")
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC, 0o600)
     except OSError as problem:
-        name.unlink(missing_ok=True)
+        with suppress(OSError):
+            name.unlink()
         if problem.errno == errno.EINVAL:
             raise HostcheckError(f"{folder}: its file system ({_kind(folder)}) has no O_DIRECT") from None
         raise HostcheckError(f"{folder}: {problem.strerror}") from None
@@ -105,7 +106,8 @@ def created(folder: Path, most: int) -> Iterator[tuple[int, int, Path]]:
         raise HostcheckError(f"{folder}: {problem.strerror}") from None
     finally:
         os.close(descriptor)
-        name.unlink(missing_ok=True)
+        with suppress(OSError):
+            name.unlink()
 
 
 def _kind(folder: Path) -> str:

@@ -34,6 +34,9 @@ _ADVICE = {
     "LAUNCH_FAILED": "a kernel failed; see dmesg for Xids",
     "ILLEGAL_ADDRESS": "a kernel failed; see dmesg for Xids",
 }
+# What these lack is memory of the host.
+_OF_HOST = ("cuMemHostAlloc", "cuMemHostRegister")
+_HOST_FULL = "see the free memory of the host and ulimit -l"
 
 
 class CudaError(HostcheckError):
@@ -81,7 +84,7 @@ def call(name: str, *args: Any) -> Any:
 def failed(name: str, status: Any) -> CudaError:
     """Return the error for a status."""
     short = status.name.removeprefix("CUDA_ERROR_")
-    advice = _ADVICE.get(short)
+    advice = _HOST_FULL if short == "OUT_OF_MEMORY" and name in _OF_HOST else _ADVICE.get(short)
     return CudaError(f"{name}: {short}" + (f": {advice}" if advice else ""), short)
 
 

@@ -32,6 +32,7 @@ class Between:
     Attributes:
         devices, versions: of all ranks where all hosts measured together, and of torch and NCCL.
         failed: pairs that failed, and why; empty where all hosts measured together.
+        unknown: pairs that prove nothing, and why.
         verdict: what pairs prove; None where all hosts measured together.
         absent: hosts that could not take part, and why.
         interrupted: Ctrl-C ended it early; what pairs had proven by then holds.
@@ -42,6 +43,7 @@ class Between:
     devices: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     failed: dict[Pair, str] = field(default_factory=dict)
+    unknown: dict[Pair, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     absent: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -110,39 +112,47 @@ def by_pairs(
     Args:
         targets: the hosts.
         make: gives the way to a host.
-        launch: what each pair measures; the first case decides.
-        floor: GB/s that a pair must reach; without it, pairs are held against each other, once there are enough.
+        launch: what each pair measures.
+        floor: GB/s that each case of a pair must reach; without it, pairs are held against each other by their first
+            case, once there are enough.
         tell: called with a line at each round.
     """
     between = Between()
     by_name = {target.name: target for target in targets}
     pairing = Pairing(list(by_name))
-    rates: dict[Pair, float] = {}
+    numbers: dict[Pair, Measurement] = {}
     waiting: list[Pair] = []
     number = 0
-    while not between.interrupted and ((pairs := pairing.round()) or waiting):
-        if pairs:
-            number += 1
-            if tell is not None:
-                tell(f"round {number}: {len(pairs)} pairs of {len(by_name)} hosts")
-            outcomes: dict[Pair, Outcome] = {}
-            try:
-                _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch, outcomes)
-            except KeyboardInterrupt:
-                between.interrupted = True
-            found = _take(between, pairing, {pair: outcomes[pair] for pair in pairs if pair in outcomes})
-            rates |= found
-            waiting += found
-        if not pairs or floor is not None or len(rates) >= FEWEST:
-            _judge(between, pairing, rates, waiting, floor)
+    while not between.interrupted and (pairs := pairing.round()):
+        number += 1
+        if tell is not None:
+            tell(f"round {number}: {len(pairs)} pairs of {len(by_name)} hosts")
+        outcomes: dict[Pair, Outcome] = {}
+        try:
+            _measure_pairs([(by_name[first], by_name[second]) for first, second in pairs], make, launch, outcomes)
+        except KeyboardInterrupt:
+            between.interrupted = True
+        found = _take(between, pairing, {pair: outcomes[pair] for pair in pairs if pair in outcomes}, floor)
+        numbers |= found
+        waiting += found
+        if floor is not None or len(numbers) >= FEWEST:
+            _judge(between, pairing, numbers, waiting, floor)
             waiting = []
+    for pair in waiting:
+        more = "a third host" if len(by_name) < FEWEST else "more hosts"
+        between.unknown[pair] = (
+            f"{_rate(numbers[pair]):.3g} GB/s, and fewer than {FEWEST} pairs say what is normal: "
+            f"name {more}, or a --floor"
+        )
     between.verdict = pairing.verdict()
     return between
 
 
-def _take(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome]) -> dict[Pair, float]:
-    """Note the pairs that failed or gave wrong data; return the rates of the others, which are yet to be judged."""
-    rates: dict[Pair, float] = {}
+def _take(
+    between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome], floor: float | None
+) -> dict[Pair, Measurement]:
+    """Note the pairs that failed or prove nothing; return the numbers of the others, which are yet to be judged."""
+    numbers: dict[Pair, Measurement] = {}
     for pair, outcome in outcomes.items():
         if outcome.absent:
             between.absent |= {host: outcome.failed[host] for host in outcome.absent}
@@ -153,28 +163,50 @@ def _take(between: Between, pairing: Pairing, outcomes: Mapping[Pair, Outcome]) 
             wrong = ["; ".join(f"{host}: {why}" for host, why in outcome.failed.items())]
         if wrong:
             between.failed[pair] = wrong[0]
-        elif made[0].invalid:
-            # The two do talk to each other; how fast is not known, which says nothing against either.
-            pairing.record(pair, True)
-            continue
+            pairing.record(pair, False)
+        elif (deciding := _deciding(made, floor)).invalid:
+            # The two do talk to each other; how fast is not known, which says nothing for or against either.
+            between.unknown[pair] = deciding.invalid
+            pairing.void(pair)
         else:
-            rates[pair] = made[0].value or 0.0
-        pairing.record(pair, False if wrong else None)
+            numbers[pair] = deciding
+            pairing.record(pair, None)
     for host in between.absent:
         pairing.leave(host)
-    return rates
+    return numbers
+
+
+def _deciding(made: Sequence[Measurement], floor: float | None) -> Measurement:
+    """Return the case by which a pair is judged.
+
+    A floor holds for each: one that is below it, else one that proves nothing. Without it, the first, since what is
+    normal differs between cases.
+    """
+    if floor is None:
+        return made[0]
+    below = [each for each in made if not each.invalid and _rate(each) < floor]
+    return [*below, *(each for each in made if each.invalid), *made][0]
 
 
 def _judge(
-    between: Between, pairing: Pairing, rates: Mapping[Pair, float], waiting: Sequence[Pair], floor: float | None
+    between: Between,
+    pairing: Pairing,
+    numbers: Mapping[Pair, Measurement],
+    waiting: Sequence[Pair],
+    floor: float | None,
 ) -> None:
     """Hold the rates of the pairs that wait against the floor, or against all others."""
-    known = [rate for pair, rate in rates.items() if pair not in waiting]
-    too_slow = slow({pair: rates[pair] for pair in waiting}, known, floor)
+    known = [_rate(made) for pair, made in numbers.items() if pair not in waiting]
+    too_slow = slow({pair: _rate(numbers[pair]) for pair in waiting}, known, floor)
     for pair in waiting:
         pairing.record(pair, pair not in too_slow)
         if pair in too_slow:
-            between.failed[pair] = f"{rates[pair]:.3g} GB/s is {too_slow[pair]}"
+            made = numbers[pair]
+            between.failed[pair] = f"{_rate(made):.3g} GB/s is {too_slow[pair]} ({made.bench} {made.case})"
+
+
+def _rate(made: Measurement) -> float:
+    return made.value or 0.0
 
 
 def _measure_pairs(

@@ -11,7 +11,7 @@ import click
 from hostcheck.cli.audit_fleet import Remote, remote_options
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import clear_progress, progress
+from hostcheck.cli.options import Finite, clear_progress, progress
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.facts.gpu_probes import NVML, SMI
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @judging_options()
 @click.option(
     "--window",
-    type=click.FloatRange(0, 3600),
+    type=Finite(0, 3600),
     default=0.0,
     metavar="SECONDS",
     help="Watch error counters for this long; by default, for as long as the reading takes.",

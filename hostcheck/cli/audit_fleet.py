@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostcheck.cli.options import Finite
 from hostcheck.errors import HostcheckError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ _OPTIONS = {
     ),
     "host_timeout": click.option(
         "--host-timeout",
-        type=click.FloatRange(1, 86_400),
+        type=Finite(1, 86_400),
         metavar="SECONDS",
         help=f"Limit for one host, connecting included.  [default: {SECONDS:.0f}, and the window]",
     ),

@@ -22,7 +22,7 @@ from hostcheck.bench.model import Level
 from hostcheck.cli import bench_nccl
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import clear_progress, look_ahead, progress, write
+from hostcheck.cli.options import Finite, clear_progress, look_ahead, progress, write
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.render import FORMATS
@@ -103,8 +103,7 @@ class Measuring:
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
-        # Schedulers and timeout(1) end a job so: what had come by then is kept, as after Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _keep_on_signals()
         try:
             session, harvest = measure(
                 steps, host, missing, level=level, options=options, tell=_show(), floors=floors, duration=self.duration
@@ -307,23 +306,33 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
     With --floors, FILE becomes a site layer: what was measured here, less 5 %, is then expected of each host with GPUs
     of this model (hostcheck bench --site FILE).
     """
-    from hostcheck.bench.baseline import floors as make_floors
     from hostcheck.bench.baseline import read
+    from hostcheck.render.bench import render_session
+
+    look_ahead(file)
+    session, interrupted = (read(source), False) if source else measuring.session()
+    try:
+        if interrupted:
+            raise HostcheckError(f"interrupted: {file} was not written")
+        write(file, _baseline(file, session, floors))
+    except HostcheckError:
+        if source is None:
+            click.echo(render_session(session), nl=False, err=file == Path("-"))
+        raise
+
+
+def _baseline(file: Path, session: Session, floors: bool) -> bytes:
+    from hostcheck.bench.baseline import floors as make_floors
     from hostcheck.expect import KEYS
     from hostcheck.registry import load_checks
     from hostcheck.render.json import encoded
 
-    look_ahead(file)
-    session, interrupted = (read(source), False) if source else measuring.session()
-    if interrupted:
-        raise HostcheckError(f"interrupted: {file} was not written")
     if floors:
         load_checks()
-        write(file, make_floors(session, KEYS).encode())
-    else:
-        if not any(not measured.invalid for measured in session.measurements):
-            raise HostcheckError(f"there is no valid number: {file} was not written")
-        write(file, encoded(session) + b"\n")
+        return make_floors(session, KEYS).encode()
+    if not any(not measured.invalid for measured in session.measurements):
+        raise HostcheckError(f"there is no valid number: {file} was not written")
+    return encoded(session) + b"\n"
 
 
 @command.command("compare")
@@ -333,7 +342,7 @@ def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) 
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Compare what was measured before."
 )
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 100), default=3.0, show_default=True, metavar="PERCENT",
+    "--tolerance", type=Finite(0, 100), default=3.0, show_default=True, metavar="PERCENT",
     help="How much worse a rate may be, and it must be more than noise; times, ten times that.",
 )  # fmt: skip
 @click.pass_context
@@ -356,6 +365,20 @@ def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path |
         ctx.exit(INTERRUPTED)
     worse = any(each.worse for each in comparison.compared)
     ctx.exit(1 if worse else 3 if comparison.apart or not comparison.compared else 0)
+
+
+def _keep_on_signals() -> None:
+    """Let SIGTERM, as of schedulers, and SIGHUP, as of an SSH session that is gone, keep what came, as Ctrl-C does."""
+
+    def end(*_: object) -> None:
+        # The shell that hangs up may send it once more, while what came is being kept.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup ignores it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def _show() -> Callable[[Progress], None]:

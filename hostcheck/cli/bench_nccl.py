@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 
 from hostcheck import __version__
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import look_ahead, write
+from hostcheck.cli.options import Finite, look_ahead, write
 from hostcheck.errors import HostcheckError
 
 if TYPE_CHECKING:
@@ -50,10 +51,8 @@ class _Size(click.ParamType):  # type: ignore[type-arg] # older releases of clic
 @click.option(
     "--size", multiple=True, type=_Size(), metavar="SIZE", help="Such as 64M; may be repeated.  [default: 1G]"
 )
-@click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=2.0, show_default=True, help="For each operation and size."
-)
-@click.option("--floor", type=click.FloatRange(0), metavar="GB/S", help="Bus bandwidth below which it is a failure.")
+@click.option("--seconds", type=Finite(0.1, 600), default=2.0, show_default=True, help="For each operation and size.")
+@click.option("--floor", type=Finite(0), metavar="GB/S", help="Bus bandwidth below which it is a failure.")
 @click.option("--backend", type=click.Choice(("nccl", "gloo")), default="nccl", help="gloo: CPUs and TCP.")
 @click.option("--per-host", type=click.IntRange(1, 64), help="Ranks of each host.  [default: one a GPU; gloo: 1]")
 @click.option("--python", default="python3", show_default=True, metavar="PATH", help="On the hosts; it needs torch.")
@@ -136,12 +135,13 @@ def command(
         click.echo(_LET_GO, err=True)
         ctx.exit(INTERRUPTED)
     session = _session(between, begun, time.monotonic() - started)
+    # First, so that a full disk takes no numbers along.
+    if output != Path("-"):
+        _show(session, between, floor)
     if output is not None:
         from hostcheck.render.json import encoded
 
         write(output, encoded(session) + b"\n")
-    if output != Path("-"):
-        _show(session, between, floor)
     if between.interrupted:
         click.echo(_LET_GO, err=True)
         ctx.exit(INTERRUPTED)
@@ -181,21 +181,32 @@ def _show(session: Session, between: Between, floor: float | None) -> None:
         return
     for pair, why in between.failed.items():
         click.echo(f"failed: {' and '.join(pair)}: {clip(safe(why), 300)}")
+    for pair, why in between.unknown.items():
+        # Of the others, it is told below.
+        if not between.verdict.open.keys() & set(pair):
+            click.echo(f"unknown: {' and '.join(pair)}: {clip(safe(why), 300)}")
     for host, why in between.absent.items():
         click.echo(f"NOT THERE {host}: {clip(safe(why), 300)}")
     for host in between.verdict.bad:
-        click.echo(f"BAD HOST {host}: it failed with each of its partners, among them a good one")
+        click.echo(f"BAD HOST {host}: it passed with nobody; of those that it failed with, one works with others")
     for first, second in between.verdict.links:
-        click.echo(f"BAD LINK {first} - {second}: each of them is good with others; look at what lies between")
+        click.echo(f"BAD LINK {first} - {second}: each of them works with others; look at what lies between")
     for host, others in between.verdict.open.items():
-        told = (
-            f"it failed with {', '.join(others)}, and nobody is proven good" if others else "nobody was left to pair it"
-        )
-        if between.interrupted:
-            told = "interrupted before that was clear"
-        click.echo(f"UNKNOWN {host}: {told}")
+        told = "interrupted before that was clear" if between.interrupted else _why_open(between, host, others)
+        click.echo(f"UNKNOWN {host}: {clip(safe(told), 300)}")
     if between.verdict.good:
         click.echo(f"good: {fold_line(between.verdict.good)}")
+
+
+def _why_open(between: Between, host: str, failed: Sequence[str]) -> str:
+    """Return why nothing is proven of a host, which failed with others, or met some in vain, or nobody."""
+    whys = []
+    if failed:
+        nobody = between.verdict is not None and not between.verdict.good
+        whys = [f"it failed with {', '.join(failed)}" + (", and nobody is proven good" if nobody else "")]
+    for pair, why in between.unknown.items():
+        whys += [f"with {other}: {why}" for other in pair if host in pair and other != host]
+    return "; ".join(whys) or "nobody was left to pair it"
 
 
 def _code(between: Between, floor: float | None) -> int:

@@ -10,7 +10,7 @@ import click
 
 from hostcheck.audit import probes_for
 from hostcheck.checklist import Checklist
-from hostcheck.cli.options import clear_progress, progress, write
+from hostcheck.cli.options import Finite, clear_progress, progress, write
 from hostcheck.errors import HostcheckError
 from hostcheck.snapshot.probes import Probe
 
@@ -19,7 +19,7 @@ from hostcheck.snapshot.probes import Probe
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to; - is standard output.")
 @click.option("--redact", is_flag=True, help="Mask host names, addresses, serials, UUIDs, keys and user names.")
 @click.option("--program", "as_program", is_flag=True, help="Print the sh program that takes a snapshot elsewhere.")
-@click.option("--window", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Watch counters longer.")
+@click.option("--window", type=Finite(0, 3600), default=0.0, metavar="SECONDS", help="Watch counters longer.")
 def command(output: Path | None, redact: bool, as_program: bool, window: float) -> None:
     """Take a snapshot of this host, for `hostcheck audit --from` and `hostcheck tune plan --from`, later or elsewhere.
 

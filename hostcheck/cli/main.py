@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from importlib import import_module
 
 import click
 
 from hostcheck import __version__
+from hostcheck.cli.streams import mend
 from hostcheck.errors import HostcheckError
 
 COMMANDS = {
@@ -72,6 +72,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    mend()
     # A run is short and keeps nearly all that it makes: collecting garbage would take a tenth of it.
     gc.disable()
     try:
@@ -88,10 +89,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("hostcheck: interrupted", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`hostcheck list | head`): nobody is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception:
         import traceback
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hostcheck.errors import HostcheckError
+
+
+class Finite(click.FloatRange):
+    """A number within a range; click lets nan through any range, and inf where it has no end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 class CheckId(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
@@ -108,9 +120,14 @@ def look_ahead(*paths: Path | None) -> None:
     """Make sure, before what is to be written takes its time, that files can be made where `write` shall put them.
 
     Raises:
-        HostcheckError: one cannot; in the words of `write`.
+        HostcheckError: one cannot, in the words of `write`; or two are the same file.
     """
+    files: set[Path] = set()
     for path in paths:
+        if path is not None and (not path.exists() or path.is_file()):
+            if path.resolve() in files:
+                raise HostcheckError(f"{path}: named twice: each output needs a file of its own")
+            files.add(path.resolve())
         if path is None or path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir()):
             continue
         try:

@@ -90,6 +90,13 @@ def test_the_form_follows_the_file(taken: Path, tmp_path: Path, suffix: str) -> 
         (("audit", "--site", "/no/such.toml"), "/no/such.toml: No such file or directory"),
         (("audit", "--fail-on", "worst"), "is not one of"),
         (("audit", "--window", "-1"), "is not in the range"),
+        (("audit", "--window", "nan"), "'nan' is no finite number"),
+        (("collect", "--window", "NaN"), "'NaN' is no finite number"),
+        (("audit", "host", "--host-timeout", "nan"), "'nan' is no finite number"),
+        (("bench", "compare", "base.json", "--tolerance", "nan"), "'nan' is no finite number"),
+        (("bench", "nccl", "--hosts", "a,b", "--floor", "nan"), "'nan' is no finite number"),
+        (("bench", "nccl", "--hosts", "a,b", "--floor", "inf"), "'inf' is no finite number"),
+        (("bench", "nccl", "--hosts", "a,b", "--seconds", "nan"), "'nan' is no finite number"),
         (("audit", "--only", "memory.swap", "-o", "/no/such/x.html"), "cannot be written: No such file or directory"),
         (("explain", "gpu.ecc-mod"), "did you mean 'gpu.ecc-mode'?"),
         (("collect", "--program", "--redact"), "cannot redact"),
@@ -176,10 +183,48 @@ def test_list_and_explain_and_completion(tmp_path: Path) -> None:
         assert "_HOSTCHECK_COMPLETE" in hostcheck("completion", shell).stdout
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+RECORDED = str(Path(__file__).parents[1] / "hosts/h100x1.tar.gz")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",), ("explain", "memory.swappiness"), ("audit", "--from", RECORDED),
+        ("audit", "--from", RECORDED, "--only", "memory.swappiness"), ("list", "nonsense"), ("--help",),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_goes_away_changes_no_exit_code(words: tuple[str, ...], both: bool) -> None:
+    expected = hostcheck(*words).returncode
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = writer if both else subprocess.PIPE
+    code = "from hostcheck.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *words], stdout=writer, stderr=told, text=True, check=False
+    )
+    os.close(writer)
+    assert done.returncode == expected
+    assert "Traceback" not in (done.stderr or "")
+    assert "Broken" not in (done.stderr or "")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -P -c 'from hostcheck.cli.main import main; main()' list | head -n 1"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["list", "audit --only memory.swappiness", "collect -o kept", "list nonsense"])
+def test_a_stream_that_is_closed_is_as_one_that_nobody_reads(tmp_path: Path, closed: str, words: str) -> None:
+    command = f"exec {sys.executable} -P -c 'from hostcheck.cli.main import main; main()' {words} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (tmp_path / "kept").exists() == ("kept" in words)
+    assert done.returncode == hostcheck(*words.replace("kept", "/dev/null").split()).returncode
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_hostile_names_never_reach_the_terminal(tmp_path: Path) -> None:

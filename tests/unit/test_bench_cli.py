@@ -27,23 +27,28 @@ START = "import sys, bench_fakes; from hostcheck.cli.main import main; sys.argv 
 NODES = "/sys/devices/system/node"
 ONE: dict[str, Any] = {"gpus": [{}]}
 TWO: dict[str, Any] = {"gpus": [{}, {}]}
+COMMAND = (sys.executable, "-c", START, "bench")
 
 
-def start(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> subprocess.Popen[str]:
-    environment = {
+def environment(nvml: dict[str, Any] | None = None) -> dict[str, str]:
+    given = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(TESTS / "fakes"), str(TESTS))),
         "HOSTCHECK_FAKE_NVML": json.dumps(ONE if nvml is None else nvml),
         "COLUMNS": "100",
     }
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    given.pop("CUDA_VISIBLE_DEVICES", None)
+    return given
+
+
+def start(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", START, "bench", *arguments],
+        [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env=environment,
+        env=environment(nvml),
     )
 
 
@@ -334,14 +339,20 @@ def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
     assert "fake.turns gpu0: 1.2 -> 1 GB/s -16.7 %" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
-    told = tmp_path / "told"
-    running = start("fake.slow", "--option", f"told={told}", cwd=tmp_path)
+def begun(folder: Path) -> subprocess.Popen[str]:
+    """Start what takes long, and return once it has told something."""
+    told = folder / "told"
+    running = start("fake.slow", "--option", f"told={told}", cwd=folder)
     until = time.monotonic() + 50
     while not told.exists() and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(0.2)
+    return running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
+    running = begun(tmp_path)
     running.send_signal(number)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130
@@ -349,6 +360,37 @@ def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: sign
     assert "Traceback" not in err
     assert [measured.case for measured in kept(tmp_path).measurements] == ["early"]
     assert "interrupted" in out
+
+
+def test_a_terminal_that_hangs_up_keeps_what_came(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    ours, theirs = os.openpty()
+    running = subprocess.Popen(
+        ["setsid", "--ctty", *COMMAND, "fake.slow", "--option", f"told={told}"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    os.close(theirs)
+    until = time.monotonic() + 50
+    while not told.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os.close(ours)
+    assert running.wait(30) == 130
+    assert [measured.case for measured in kept(tmp_path).measurements] == ["early"]
+
+
+def test_nohup_is_left_as_it_is(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = begun(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    running.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(2)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=30)
+    assert running.returncode == 130
 
 
 @pytest.mark.parametrize(
@@ -390,14 +432,21 @@ def test_ctrl_c_while_the_host_is_read_keeps_what_was_measured(tmp_path: Path, m
     assert parse_results(read_archive(tmp_path / "kept.tar.gz").reading("bench.results")).measurements
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
-def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: Path) -> None:
-    full = tmp_path / "full"
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A device like /dev/full."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    made = tmp_path / "full"
     try:
-        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
-        full.open("rb").close()
+        os.mknod(made, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        made.open("rb").close()
     except OSError:
         pytest.skip("no devices can be made here")
+    return made
+
+
+def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: Path, full: Path) -> None:
     code, out, err = bench("fake.turns", "--save", str(full), cwd=tmp_path)
     assert "fake.turns" in out
     assert f"the measurements were not kept: {full}: cannot be written: No space left" in err
@@ -406,6 +455,46 @@ def test_what_a_full_disk_does_not_take_is_shown_or_kept_all_the_same(tmp_path: 
     assert code == 2
     assert "Kept in hostcheck-bench-" in err
     assert len(kept(tmp_path).measurements) == 1
+
+
+@pytest.mark.parametrize("further", [[], ["--floors"]])
+def test_a_baseline_that_a_full_disk_does_not_take_is_shown(tmp_path: Path, full: Path, further: list[str]) -> None:
+    code, out, err = bench("record", str(full), "fake.turns", *further, cwd=tmp_path)
+    assert code == 2
+    assert "fake.turns" in out
+    assert err.endswith(f"hostcheck: {full}: cannot be written: No space left on device\n")
+
+
+def test_numbers_between_hosts_that_a_full_disk_does_not_take_are_shown(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from hostcheck.bench import hosts
+    from hostcheck.cli import bench as cli
+    from hostcheck.errors import HostcheckError
+
+    measured = Measurement(
+        bench="nccl.all-reduce", subject="a,b", unit="GB/s", value=1.0, samples=(1.0,), verified=True
+    )
+    monkeypatch.setattr(hosts, "together", lambda *_: hosts.Between(measurements=[measured]))
+    done = CliRunner().invoke(cli.command, ["nccl", "--hosts", "a,b", "-o", str(full)])
+    assert "nccl.all-reduce" in done.output
+    assert isinstance(done.exception, HostcheckError)
+
+
+@pytest.mark.parametrize(("one", "other"), [("same", "same"), ("same", "./same"), ("same", "link"), ("-", "-")])
+def test_two_outputs_need_two_files(tmp_path: Path, one: str, other: str) -> None:
+    (tmp_path / "link").symlink_to("same")
+    code, out, err = bench("fake.turns", "--save", one, "-o", other, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err == f"hostcheck: {Path(other)}: named twice: each output needs a file of its own\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_two_outputs_may_both_be_thrown_away(tmp_path: Path) -> None:
+    code, _, err = bench("fake.turns", "--save", "/dev/null", "-o", "/dev/null", cwd=tmp_path)
+    assert code != 2, err
 
 
 def test_list_and_explain(tmp_path: Path) -> None:

@@ -272,6 +272,14 @@ def test_an_error_of_the_driver_says_what_to_do(status, expected):
     assert problem.name == status.removeprefix("CUDA_ERROR_")
 
 
+@pytest.mark.parametrize("name", ["cuMemHostRegister", "cuMemHostAlloc"])
+def test_pinned_memory_that_cannot_be_had_is_not_the_gpus(name):
+    driver = pytest.importorskip("cuda.bindings.driver")
+    problem = cuda_calls.failed(name, driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+    assert one_line(problem) == f"{name}: OUT_OF_MEMORY: see the free memory of the host and ulimit -l"
+    assert "GPU's memory is full" in one_line(cuda_calls.failed("cuMemAlloc", driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY))
+
+
 def test_a_function_that_the_driver_does_not_have(monkeypatch):
     class Bound:
         def cuNew(self):  # noqa: N802

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -254,6 +255,17 @@ def test_storage_is_measured_only_where_the_user_says() -> None:
         read_storage(path="/dev/shm")
     with pytest.raises(HostcheckError, match=r"/no/such/folder: No such file"):
         read_storage(path="/no/such/folder")
+
+
+def test_a_file_system_that_is_read_only_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    tiny(monkeypatch)
+    monkeypatch.setattr(storage.os, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(HostcheckError, match=r"^/var/tmp: Read-only file system$"):
+        read_storage(path=str(on_disk()))
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

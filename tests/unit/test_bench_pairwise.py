@@ -129,11 +129,82 @@ def test_before_anything_can_be_told_new_pairs_are_measured() -> None:
     assert pairing.verdict().good == ("a", "b", "c", "d")
 
 
+def test_who_fails_with_hosts_that_work_with_others_is_bad_even_if_nobody_knows_what_is_normal() -> None:
+    pairing = Pairing(["n0", "n1", "n2"])
+    while pairs := pairing.round():
+        for pair in pairs:
+            pairing.record(pair, False if "n2" in pair else None)
+    assert pairing.verdict() == Verdict(good=(), bad=("n2",), links=(), open={"n0": ("n2",), "n1": ("n2",)})
+    link = Pairing(["n0", "n1", "n2"])
+    while pairs := link.round():
+        for pair in pairs:
+            link.record(pair, False if set(pair) == {"n1", "n2"} else None)
+    assert (link.verdict().bad, link.verdict().links) == ((), (("n1", "n2"),))
+    assert dict(link.verdict().open) == {"n0": (), "n1": ("n2",), "n2": ("n1",)}
+
+
+def test_a_pair_that_proves_nothing_makes_nobody_good() -> None:
+    """Both of n0 and n3 are slow; n0 and n1 met, and their number was not to be believed."""
+    pairing = Pairing(["n0", "n1", "n2", "n3"])
+    assert pairing.round() == [("n0", "n1"), ("n2", "n3")]
+    pairing.void(("n0", "n1"))
+    pairing.record(("n2", "n3"), passed=False)
+    assert pairing.verdict().good == ()
+    assert dict(pairing.verdict().open) == {"n0": (), "n1": (), "n2": ("n3",), "n3": ("n2",)}
+    while pairs := pairing.round():
+        assert ("n0", "n1") not in pairs
+        for pair in pairs:
+            pairing.record(pair, set(pair) == {"n1", "n2"})
+    assert pairing.verdict() == Verdict(good=("n1", "n2"), bad=("n0", "n3"), links=(), open={})
+
+
+def test_a_host_that_proves_nothing_with_anybody_is_given_up() -> None:
+    pairing = Pairing([f"n{number}" for number in range(16)])
+    rounds = 0
+    while pairs := pairing.round():
+        rounds += 1
+        for pair in pairs:
+            pairing.void(pair) if "n0" in pair else pairing.record(pair, passed=True)
+    assert rounds == 3
+    assert dict(pairing.verdict().open) == {"n0": ()}
+    nobody = Pairing([f"n{number}" for number in range(16)])
+    while pairs := nobody.round():
+        rounds += 1
+        for pair in pairs:
+            nobody.void(pair)
+    assert rounds == 6
+    assert len(nobody.verdict().open) == 16
+
+
+@given(st.integers(3, 16), st.randoms(use_true_random=False), st.floats(0, 0.4), st.floats(0, 0.6))
+@settings(max_examples=200, deadline=None)
+def test_whatever_proves_nothing_accuses_and_clears_nobody(
+    count: int, draw: random.Random, share: float, doubtful: float
+) -> None:
+    bad = {number for number in range(count) if draw.random() < share}
+    pairing = Pairing([f"n{number}" for number in range(count)])
+    rounds = 0
+    while pairs := pairing.round():
+        rounds += 1
+        assert rounds < 2 * count
+        for pair in pairs:
+            if draw.random() < doubtful:
+                pairing.void(pair)
+            else:
+                pairing.record(pair, not {int(name[1:]) for name in pair} & bad)
+    verdict = pairing.verdict()
+    assert {int(name[1:]) for name in verdict.bad} <= bad
+    assert not {int(name[1:]) for name in verdict.good} & bad
+    assert verdict.links == ()
+
+
 def test_nothing_is_recorded_twice() -> None:
     pairing = Pairing(["a", "b"])
     pairing.record(("a", "b"), passed=False)
     with pytest.raises(ValueError, match="a and b have been paired before"):
         pairing.record(("b", "a"), passed=True)
+    with pytest.raises(ValueError, match="a and b have been paired before"):
+        pairing.void(("b", "a"))
     for hosts in ([], ["a"], ["a", "a"]):
         with pytest.raises(ValueError, match="two different hosts"):
             Pairing(hosts)
