@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from hostcheck.bench.floors import in_unit_of
-from hostcheck.bench.model import ALL_GPUS, Backend, Measurement, Scope, Session
+from hostcheck.bench.model import ALL_GPUS, Backend, Level, Measurement, Scope, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
@@ -28,6 +28,8 @@ _TIMES = 10.0
 """So many times the tolerance holds for times: the state of the CPU decides them, and differs from run to run."""
 _NOISE = 2.0
 """So many standard errors of both medians are noise."""
+_ON_PURPOSE = [level.name.lower() for level in Level if level >= Level.FULL]
+"""Levels that measure each GPU alone besides, whatever all did at once."""
 _OF_GPUS = ("hostcheck", "kernel", "driver", "CUDA driver")
 """Versions that every number of a GPU depends on."""
 _LARGEST = 64 << 20
@@ -43,6 +45,7 @@ class Compared:
 
     Attributes:
         name: benchmark and case.
+        subject: what was measured, such as "gpu0", or "gpu0 alone" beside what all GPUs did at once.
         change: per cent, below 0 where it is worse.
         noise: per cent that the scatter of the samples explains.
         worse: by more than tolerance and noise.
@@ -104,23 +107,26 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
     known = {_key(measured): measured for measured in baseline.measurements}
     compared: list[Compared] = []
     apart: list[str] = []
-    beside = _beside(baseline) ^ _beside(now)
+    beside = _beside(baseline) | _beside(now)
+    extra = _doubted(now) - known.keys() | _doubted(baseline) - {_key(measured) for measured in now.measurements}
     for measured in now.measurements:
-        if _key(measured) in beside:
+        if _key(measured) in extra:
             continue
         before = known.pop(_key(measured), None)
-        where = f"{_name(measured)} on {measured.subject}"
+        subject = f"{measured.subject} alone" if _key(measured) in beside else measured.subject
+        where = f"{_name(measured)} on {subject}"
         if before is None:
             apart.append(f"{where}: not in the baseline")
         elif why := _differs(baseline, now, before, measured):
             apart.append(f"{where}: {why}")
         else:
             software = tuple(_versions(baseline, now, _software(measured.bench)))
-            compared.append(replace(_compared(before, measured, tolerance), software=software))
+            compared.append(replace(_compared(before, measured, tolerance), subject=subject, software=software))
     missing = {(entry.bench, entry.subject): entry.why for entry in now.missing}
-    for bench, case, subject, _ in (place for place in known if place not in beside):
-        why = missing.get((bench, subject), "not measured now")
-        apart.append(f"{f'{bench} {case}'.strip()} on {subject}: {why}")
+    for place, before in known.items():
+        if place not in extra:
+            why = missing.get((before.bench, before.subject), "not measured now")
+            apart.append(f"{_name(before)} on {before.subject}{' alone' if place in beside else ''}: {why}")
     return Comparison(compared=tuple(compared), apart=tuple(apart), versions=tuple(_versions(baseline, now)))
 
 
@@ -130,8 +136,13 @@ def _key(measured: Measurement) -> tuple[str, str, str, bool]:
     return measured.bench, measured.case, "-".join(sorted(pair.groups())) if pair else measured.subject, measured.alone
 
 
+def _doubted(session: Session) -> set[tuple[str, str, str, bool]]:
+    """Return what was measured alone only because it was in doubt at once: a run without a doubt has none of it."""
+    return set() if session.level in _ON_PURPOSE else _beside(session)
+
+
 def _beside(session: Session) -> set[tuple[str, str, str, bool]]:
-    """Return what was measured alone beside what all GPUs did at once: a run does that only where it has a doubt."""
+    """Return what was measured alone beside what all GPUs did at once."""
     every = {_key(measured) for measured in session.measurements}
     return {place for place in every if place[3] and (*place[:3], False) in every}
 

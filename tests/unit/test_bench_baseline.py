@@ -15,10 +15,12 @@ from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import KEYS, read_layer
 from hostcheck.model import Scalar, Status
+from hostcheck.registry import load_checks
 from hostcheck.render.bench import render_comparison
 from hostcheck.render.json import encoded
 from support import host
 
+load_checks()  # for their keys
 STEADY = (3098.0, 3099.0, 3100.0, 3101.0, 3102.0)
 TRIAD = Measurement(
     bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, samples=STEADY, limit=3352.0, verified=True,
@@ -159,6 +161,24 @@ def test_what_one_run_measured_alone_as_well_does_not_stand_apart() -> None:
         found = compare(then, now)
         assert ([each.name for each in found.compared], found.apart) == (["hbm.triad"], ())
     assert compare(session(TRIAD), session(alone)).apart != ()
+
+
+@pytest.mark.parametrize("level", ["full", "soak"])
+def test_what_a_level_measures_alone_on_purpose_and_is_not_there_now_is_named(level: str) -> None:
+    copies = [replace(TRIAD, bench="copy.h2d", subject=f"gpu{number}", alone=alone)
+              for alone in (False, True) for number in (0, 1)]  # fmt: skip
+    then = replace(session(*copies), level=level)
+    dead = Missing(bench="copy.h2d", subject="gpu1", why="dead")
+    now = replace(then, measurements=tuple(copies[:3]), missing=(dead,))
+    found = compare(then, now)
+    assert (len(found.compared), found.apart) == (3, ("copy.h2d on gpu1 alone: dead",))
+    assert [each.subject for each in found.compared] == ["gpu0", "gpu1", "gpu0 alone"]
+    assert compare(then, replace(now, missing=())).apart == ("copy.h2d on gpu1 alone: not measured now",)
+    doubted = compare(then, session(*copies))
+    assert (len(doubted.compared), doubted.apart) == (4, ()), "what both have alone is compared, whatever led to it"
+    assert compare(session(*copies[:2]), then).apart == (
+        "copy.h2d on gpu0 alone: not in the baseline", "copy.h2d on gpu1 alone: not in the baseline",
+    )  # fmt: skip
 
 
 def test_a_number_without_a_baseline_is_named_and_versions_that_changed_are() -> None:
