@@ -18,7 +18,7 @@ from hostcheck.bench.model import ALL_GPUS, Backend, Level, Measurement, Scope, 
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
-from hostcheck.facts.bench import gpus_in, judge_of, lower_is_better, read_session
+from hostcheck.facts.bench import gpus_in, judge_of, lower_is_better, read_session, traits
 from hostcheck.registry import load_benches
 from hostcheck.render.fold import fold_line
 
@@ -263,8 +263,12 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     ids = sorted({told["pci_id"] for told in session.devices.values() if "pci_id" in told})
     if ids:
         lines += ["", "[match]", f"pci = {_toml(ids)}"]
-    found = 0
+    found, why = 0, ""
     for name, group in groups.items():
+        if ids and not all("pci" in traits(session, measured) for measured in group):
+            why = f"{_plain(name)} is left out: it is not of one known model of GPU"
+            lines += ["", f"# {why}."]
+            continue
         key = keys[name.partition("[")[0]]
         values = [in_unit_of(key, measured) for measured in group]
         known = [value for value in values if value is not None]
@@ -281,7 +285,7 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
         )
         lines += ["", f"[expect.{_quoted(name)}]", f"{word} = {float(f'{value:.4g}')!r}", f"source = {_quoted(source)}"]
     if not found:
-        raise HostcheckError("there is no valid number to make a floor of")
+        raise HostcheckError(f"there is no valid number to make a floor of{'; ' if why else ''}{why}")
     return "\n".join(lines) + "\n"
 
 

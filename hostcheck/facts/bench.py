@@ -117,10 +117,16 @@ def gpus_in(subject: str) -> list[int]:
 
 
 def traits(session: Session, measured: Measurement) -> Mapping[str, str]:
-    """Return what expectation layers match on: the GPU's model, how many took part, and how they talked."""
+    """Return what expectation layers match on: the GPU's model, how many took part, and how they talked.
+
+    What names no GPU is of the host or of all GPUs: its model is the one that all of them are of, if they are.
+    """
     named = gpus_in(measured.subject)
-    device = session.devices.get(f"gpu{named[0]}", {}) if named else {}
-    known = {"pci": device.get("pci_id", ""), "gpu_arch": device.get("architecture", "")}
+    devices = [session.devices.get(f"gpu{named[0]}", {})] if named else list(session.devices.values())
+    known: dict[str, str] = {}
+    for trait, word in (("pci", "pci_id"), ("gpu_arch", "architecture")):
+        told = {device.get(word, "") for device in devices}
+        known[trait] = told.pop() if len(told) == 1 else ""
     for word in ("ranks", "transport", "algorithm"):
         known[word] = str(measured.settings.get(word, ""))
     return {name: value for name, value in known.items() if value}

@@ -221,6 +221,24 @@ def test_floors_of_a_good_host_hold_for_it_and_not_for_a_worse_one() -> None:
         assert next(result.status for result in run.results if result.id == "bench.memory") is status, factor
 
 
+def test_floors_of_the_host_and_of_all_gpus_hold_where_its_gpus_are_of_one_model() -> None:
+    memory = Measurement(bench="memory.bandwidth", subject="node0", unit="GB/s", value=200.0, verified=True)
+    every = replace(TRIAD, bench="peer.all", subject="all GPUs", value=400.0, limit=450.0)
+    good = session(memory, every)
+    layer = read_layer(floors(good, KEYS), "site")
+    keys = {"bench.host-memory": "memory.bandwidth", "bench.peers": "peer.all"}
+    assert set(layer.values) == {f"{key}[{name}]" for key, name in keys.items()}
+    for factor, status in ((1.0, Status.PASS), (0.5, Status.FAIL)):
+        own = session(scaled(factor, memory), scaled(factor, every))
+        run = judge(with_results(host("bare"), own), Checklist(only=tuple(keys)), site=[layer])
+        assert {result.id: result.status for result in run.results if result.id in keys} == dict.fromkeys(keys, status)
+    first, second = good.devices.values()
+    devices = {"gpu0": first, "gpu1": {**second, "pci_id": "10de:2335"}}
+    text = floors(replace(good, devices=devices, measurements=(TRIAD, memory)), KEYS)
+    assert set(read_layer(text, "site").values) == {"bench.memory[hbm.triad]"}
+    assert "# bench.host-memory[memory.bandwidth] is left out: it is not of one known model of GPU." in text
+
+
 def test_without_a_valid_number_there_are_no_floors() -> None:
     with pytest.raises(HostcheckError, match="no valid number"):
         floors(session(replace(TRIAD, invalid="throttled")), KEYS)

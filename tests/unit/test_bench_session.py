@@ -30,7 +30,7 @@ from hostcheck.bench.session import (
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import KEYS, Expect, Layer, read_layer
-from hostcheck.facts.bench import gpus_in, judge_of, parse_results, traits
+from hostcheck.facts.bench import equals, gpus_in, judge_of, parse_results, traits
 from hostcheck.model import exit_code
 from hostcheck.registry import BENCHES, load_benches
 from hostcheck.snapshot.archive import read_archive, write_archive
@@ -326,6 +326,21 @@ def test_the_most_telling_case_of_the_last_layer_wins() -> None:
     assert Expect([both], {}, (key.name,))(key, "gemm.fp8").matcher.words("%") == "at least 10 %"
     later = Expect([both, layer(**{"": 40})], {}, (key.name,))
     assert later(key, *cases).matcher.words("%") == "at least 40 %", "a site that says all means all"
+
+
+def test_the_host_and_all_gpus_are_of_the_model_that_all_gpus_are_of() -> None:
+    told = {"pci_id": "10de:2330", "architecture": "Hopper"}
+    own = replace(session().measurements[0], subject="gpu1", settings={"ranks": 2})
+    host_, every = (replace(own, subject=subject, settings={}) for subject in ("node0", "all GPUs"))
+    both = session(devices={"gpu0": told, "gpu1": told}, measurements=(own, host_, every))
+    model = {"pci": "10de:2330", "gpu_arch": "Hopper"}
+    assert [traits(both, each) for each in both.measurements] == [{**model, "ranks": "2"}, model, model]
+    other = replace(both, devices={"gpu0": {**told, "pci_id": "10de:2335"}, "gpu1": told})
+    assert [traits(other, each) for each in both.measurements[1:]] == [{"gpu_arch": "Hopper"}] * 2
+    assert traits(replace(both, devices={}), host_) == {}
+    nodes = [replace(host_, subject=f"node{number}", value=5.0) for number in (0, 1)]
+    for devices in (both.devices, other.devices, {}):
+        assert [len(group) for group in equals(session(devices=devices, measurements=tuple(nodes)))] == [2]
 
 
 def test_a_subject_names_no_more_gpus_than_a_host_can_have() -> None:
