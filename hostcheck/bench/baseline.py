@@ -18,7 +18,7 @@ from hostcheck.bench.model import ALL_GPUS, Backend, Level, Measurement, Scope, 
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
-from hostcheck.facts.bench import gpus_in, judge_of, lower_is_better, read_session, traits
+from hostcheck.facts.bench import SHARED, about, gpus_in, judge_of, lower_is_better, read_session, traits
 from hostcheck.registry import load_benches
 from hostcheck.render.fold import fold_line
 
@@ -264,9 +264,13 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     if ids:
         lines += ["", "[match]", f"pci = {_toml(ids)}"]
     found, why = 0, ""
-    for name, group in groups.items():
+    for name, every in groups.items():
+        group = _unshared(session, every)
+        lacking = "" if group else "GPUs shared the host's memory, and none was measured alone (--level full)"
         if ids and not all("pci" in traits(session, measured) for measured in group):
-            why = f"{_plain(name)} is left out: it is not of one known model of GPU"
+            lacking = "it is not of one known model of GPU"
+        if lacking:
+            why = f"{_plain(name)} is left out: {lacking}"
             lines += ["", f"# {why}."]
             continue
         key = keys[name.partition("[")[0]]
@@ -287,6 +291,16 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     if not found:
         raise HostcheckError(f"there is no valid number to make a floor of{'; ' if why else ''}{why}")
     return "\n".join(lines) + "\n"
+
+
+def _unshared(session: Session, group: Sequence[Measurement]) -> Sequence[Measurement]:
+    """Return the numbers of one case that tell what a GPU can do: of what GPUs share at once, those of one alone."""
+    case = group[0].bench, group[0].case
+    shared = [measured for measured in about(session, *SHARED).measurements if (measured.bench, measured.case) == case]
+    if not shared:
+        return group
+    alone = [measured for measured in group if measured.alone]
+    return alone or (group if len(shared) == 1 else [])
 
 
 def _toml(values: Sequence[str]) -> str:

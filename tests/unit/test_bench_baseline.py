@@ -239,6 +239,32 @@ def test_floors_of_the_host_and_of_all_gpus_hold_where_its_gpus_are_of_one_model
     assert "# bench.host-memory[memory.bandwidth] is left out: it is not of one known model of GPU." in text
 
 
+def test_a_floor_of_what_gpus_share_at_once_is_made_of_what_they_reach_alone() -> None:
+    copy = replace(TRIAD, bench="copy.h2d", case="pinned", limit=63.0)
+    at_once = [replace(copy, value=20.0), replace(copy, value=30.0, subject="gpu1")]
+    alone = [replace(each, value=value, alone=True) for each, value in zip(at_once, (56.0, 55.0), strict=True)]
+    name = "bench.copies[copy.h2d pinned]"
+
+    def least(*measurements: Measurement) -> str:
+        layer = read_layer(floors(session(*measurements, TRIAD), KEYS), "site")
+        return layer.values[name][0].words("%") if name in layer.values else "none"
+
+    assert least(*at_once, *alone) == "at least 82.93 %"
+    assert least(*at_once, alone[0]) == "at least 84.45 %"
+    assert least(at_once[0]) == "at least 30.11 %", "it shared with nobody"
+    unsteady = replace(at_once[1], invalid="unsteady: the samples vary by 13%")
+    dead = replace(alone[0], invalid="slowed by heat")
+    for measured in (at_once, [at_once[0], unsteady], [*at_once, dead]):
+        assert least(*measured) == "none"
+    text = floors(session(*at_once, TRIAD), KEYS)
+    assert f"# {name} is left out: GPUs shared the host's memory, and none was measured alone (--level full)." in text
+    with pytest.raises(HostcheckError, match="none was measured alone"):
+        floors(session(*at_once), KEYS)
+    share = [replace(TRIAD, subject=f"gpu{number}", value=3000.0 - number) for number in (0, 1)]
+    triad = read_layer(floors(session(*share, replace(TRIAD, alone=True)), KEYS), "site").values
+    assert triad["bench.memory[hbm.triad]"][0].words("%") == "at least 85.02 %", "GPUs do not share their own memory"
+
+
 def test_without_a_valid_number_there_are_no_floors() -> None:
     with pytest.raises(HostcheckError, match="no valid number"):
         floors(session(replace(TRIAD, invalid="throttled")), KEYS)
