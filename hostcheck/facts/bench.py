@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 
 from hostcheck.bench.model import SCHEMA, UNVERIFIED, Measurement, Session
@@ -40,6 +39,10 @@ SHARED = ("copy.*", "overlap.*")
 
 _LONGEST = 200
 """Characters of a subject that are looked at."""
+_LARGEST = 1e30
+"""No number of a measurement is so large, in whatever unit; infinity and what is no number are refused with it."""
+_SMALLEST = 1e-9
+"""No physical limit is smaller."""
 
 
 def parse_results(reading: Reading) -> Session:
@@ -77,11 +80,28 @@ def read_session(document: bytes) -> Session:
         session = msgspec.json.decode(document, type=Session)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
         raise Unavailable(f"these are no measurements of hostcheck: {problem}") from None
+    if not _can_be(session.seconds):
+        raise Unavailable("these are no measurements of hostcheck: no time is so long")
     for measured in session.measurements:
-        numbers = (*measured.samples, measured.value or 0.0, measured.limit or 0.0)
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise Unavailable(f"these are no measurements of hostcheck: {measured.bench} is no finite number")
+        limit = measured.limit or 0.0
+        rates = (*measured.samples, measured.value or 0.0, limit)
+        others = (*measured.settings.values(), *measured.details.values(), measured.seconds, *_seen(measured))
+        if not all(map(_can_be, (*rates, *others))) or min(rates) < 0 or 0 < limit < _SMALLEST:
+            raise Unavailable(f"these are no measurements of hostcheck: {measured.bench} has a number that cannot be")
     return replace(session, measurements=tuple(map(_believed, session.measurements)))
+
+
+def _can_be(value: object) -> bool:
+    """Whether something is no number, or of a size that one of a measurement can have."""
+    return not isinstance(value, int | float) or abs(value) < _LARGEST
+
+
+def _seen(measured: Measurement) -> Iterator[object]:
+    """Yield what the conditions of a measurement hold."""
+    for conditions in (measured.conditions, *measured.each.values()):
+        for field in fields(conditions):
+            value = getattr(conditions, field.name)
+            yield from value.values() if isinstance(value, dict) else (value,)
 
 
 def _believed(measured: Measurement) -> Measurement:
