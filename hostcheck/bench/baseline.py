@@ -190,6 +190,8 @@ def _renamed(baseline: Session, now: Session) -> Session:
         return baseline
 
     def renamed(subject: str) -> str:
+        if not gpus_in(subject):
+            return subject
         return re.sub(r"gpu\d+", lambda found: names.get(found[0], found[0]), subject)
 
     return replace(

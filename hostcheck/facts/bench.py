@@ -39,6 +39,8 @@ SHARED = ("copy.*", "overlap.*")
 
 _LONGEST = 200
 """Characters of a subject that are looked at."""
+_GPUS = re.compile(r"{0}(?:[>,+-]{0})*".format(r"gpu(?:\d+|\[[\d,-]+\])"))
+"""A subject that is one GPU, or several; a folder may be called so in part."""
 _LARGEST = 1e30
 """No number of a measurement is so large, in whatever unit; infinity and what is no number are refused with it."""
 _SMALLEST = 1e-9
@@ -125,11 +127,13 @@ def about(session: Session, *patterns: str) -> Session:
 
 
 def gpus_in(subject: str) -> list[int]:
-    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host or all GPUs.
+    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host, a folder or all GPUs.
 
     Of what an archive from anywhere calls a subject, no more than any host can have.
     """
     every: list[int] = []
+    if not _GPUS.fullmatch(subject[:_LONGEST]):
+        return every
     for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject[:_LONGEST]):
         for first, last in re.findall(r"(\d{1,3})(?:-(\d{1,3}))?", listed or single):
             every += range(int(first), int(last or first) + 1)

@@ -118,6 +118,18 @@ def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
     assert compare(unnamed, unnamed).compared == (), "of what is not known it cannot be said that it is the same"
 
 
+def test_a_folder_that_is_called_as_a_gpu_is_none() -> None:
+    def devices(*uuids: str) -> dict[str, dict[str, str]]:
+        return {f"gpu{number}": {"name": "H100", "uuid": uuid} for number, uuid in enumerate(uuids)}
+
+    read_ = replace(TRIAD, bench="storage.read", subject="/mnt/gpu1", limit=None)
+    alone = replace(session(read_), devices={})
+    assert [each.subject for each in compare(alone, alone).compared] == ["/mnt/gpu1"]
+    then, now = (replace(session(read_), devices=devices(*uuids)) for uuids in (("GPU-a", "GPU-b"), ("GPU-b", "GPU-a")))
+    found = compare(then, now)
+    assert ([each.subject for each in found.compared], found.apart) == (["/mnt/gpu1"], ())
+
+
 def test_nothing_is_worse_than_something_and_two_gpus_are_a_pair_in_either_order() -> None:
     hidden = replace(TRIAD, bench="overlap.copy", unit="%", value=96.0, samples=(96.0,) * 5)
     (found,) = compare(session(hidden), session(replace(hidden, value=0.0, samples=(0.0,) * 5))).compared

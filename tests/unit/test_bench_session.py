@@ -416,5 +416,7 @@ def test_the_host_and_all_gpus_are_of_the_model_that_all_gpus_are_of() -> None:
 def test_a_subject_names_no_more_gpus_than_a_host_can_have() -> None:
     assert gpus_in("gpu0>gpu1") == [0, 1]
     assert gpus_in("gpu[0-3,7]") == [0, 1, 2, 3, 7]
-    assert gpus_in("all GPUs") == []
+    assert gpus_in("gpu1-gpu0") == gpus_in("gpu1,gpu0") == gpus_in("gpu1+gpu0") == [1, 0]
+    for other in ("all GPUs", "host", "node0>node1", "/mnt/gpu1", "gpu1/data", "gpu0>/mnt/gpu1", "gpu", "gpu1>"):
+        assert gpus_in(other) == [], other
     assert len(gpus_in("gpu[" + "0-999," * 100_000 + "7]")) < 100_000
