@@ -227,9 +227,13 @@ def _error(samples: Sequence[float]) -> float:
 
 
 def _versions(baseline: Session, now: Session, names: Collection[str] | None = None) -> Iterator[str]:
-    """Say what else changed, to look at first where numbers did; all of it, or some by name."""
+    """Say what else changed, to look at first where numbers did; all of it, or some by name.
+
+    Of those by name none that only one run has loaded: it changed nothing.
+    """
     versions = [{**session.versions, "hostcheck": session.tool} for session in (baseline, now)]
-    for name in sorted({*versions[0], *versions[1]} if names is None else names):
+    every, both = {*versions[0], *versions[1]}, versions[0].keys() & versions[1].keys()
+    for name in sorted(every if names is None else both.intersection(names)):
         then, today = (each.get(name, "none") for each in versions)
         if then != today:
             yield f"{name}: {then} then, {today} now"

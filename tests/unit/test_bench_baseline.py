@@ -96,6 +96,16 @@ def test_of_what_is_worse_it_is_told_which_software_changed_that_it_depends_on()
     assert "or the software's" not in same
 
 
+def test_software_that_only_one_run_loaded_is_not_to_blame() -> None:
+    jitter = Measurement(bench="cpu.jitter", subject="node0", unit="us", value=5.0, samples=(5.0,) * 5, verified=True)
+    then = replace(session(jitter), versions={"kernel": "6.8", "numpy": "2.5.5"})
+    now = replace(session(scaled(2.0, jitter)), versions={"kernel": "6.9"})
+    (found,) = compare(then, now).compared
+    assert (found.worse, found.software) == (True, ("kernel: 6.8 then, 6.9 now",))
+    (found,) = compare(now, then).compared
+    assert found.software == ("kernel: 6.9 then, 6.8 now",)
+
+
 def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
     def devices(*uuids: str, names: tuple[str, str] = ("H100", "H100")) -> dict[str, dict[str, str]]:
         return {f"gpu{n}": {"name": names[n], "uuid": uuid} for n, uuid in enumerate(uuids)}
