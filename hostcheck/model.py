@@ -195,7 +195,7 @@ class Figure:
         limit: what is physically possible; None where that is not known.
         share: of `limit`, in %; None for times, and where there is no limit.
         floor: the share that is wanted of each part; None where nobody says.
-        is_short: the worst part is below the floor.
+        is_short: one of the parts is below the floor.
         how: "all at once" or "each alone" where parts were measured both ways, or each alone; else empty.
         joules_per_tflop: energy of 10^12 operations; None where it was not told.
         invalid: why the number may not be believed; empty where it may.

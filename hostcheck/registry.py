@@ -239,7 +239,6 @@ class Bench:
     level: Level
     seconds: float
     rows: tuple[str, ...] = ()
-    lower_is_better: bool = False
     alone: bool = False
     options: tuple[Option, ...] = ()
     references: tuple[str, ...] = ()
@@ -313,7 +312,6 @@ def bench(
     level: Level,
     seconds: float,
     rows: Sequence[str] = (),
-    lower_is_better: bool = False,
     alone: bool = False,
     options: Sequence[Option] = (),
     references: Sequence[str] = (),
@@ -331,7 +329,6 @@ def bench(
         level: the lowest level at which it runs.
         seconds: what it takes at that level.
         rows: the rows of the checklist that it answers.
-        lower_is_better: such as a latency.
         alone: it is to be run on one GPU after the other, not on all at once.
         options: what it takes with `--option`.
         references: where the method comes from.
@@ -353,7 +350,6 @@ def bench(
             level=level,
             seconds=seconds,
             rows=tuple(rows),
-            lower_is_better=lower_is_better,
             alone=alone,
             options=tuple(options),
             references=tuple(references),

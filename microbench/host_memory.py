@@ -174,7 +174,7 @@ def bandwidth(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="memory.latency", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=3, lower_is_better=True,
+    id="memory.latency", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=3,
     rows=["x-micro-numa-bw"],
 )  # fmt: skip
 def latency(lab: Lab) -> Iterator[Sampled]:

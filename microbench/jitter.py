@@ -26,7 +26,7 @@ _INPUT = bytes(range(256))
 
 
 @bench(
-    id="cpu.jitter", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=2, lower_is_better=True,
+    id="cpu.jitter", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=2,
     rows=["x-k8s-jitter"],
     references=["Sottile and Minnich 2004, microbenchmarks for performance tuning of clusters: fixed work quantum"],
 )  # fmt: skip

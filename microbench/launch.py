@@ -37,7 +37,7 @@ class Case:
 
 
 @bench(
-    id="launch.kernel", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2, lower_is_better=True,
+    id="launch.kernel", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=2,
     rows=["sched-fuse-kernels", "cuda-repeatable-timing"],
 )  # fmt: skip
 def kernel(lab: Lab) -> Iterator[Sampled]:
@@ -70,7 +70,7 @@ def kernel(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="launch.graph", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1, lower_is_better=True,
+    id="launch.graph", scope=Scope.GPU, backend=Backend.CUDA, level=Level.QUICK, seconds=1,
     rows=["cuda-graphs"],
 )  # fmt: skip
 def graph(lab: Lab) -> Iterator[Sampled]:

@@ -179,7 +179,7 @@ def _measured(lab: Lab, work: Work, descriptor: int, size: int, folder: str) -> 
         samples=tuple(blocks / per for blocks in runs if blocks is not None),
         unit=work.unit,
         case=work.case,
-        subject=folder,
+        subject=str(Path(folder).absolute()),
         settings={
             "bytes of a read": work.block,
             "under way": work.depth,

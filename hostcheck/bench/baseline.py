@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import median
 
 from hostcheck.bench.floors import in_unit_of
-from hostcheck.bench.model import ALL_GPUS, Backend, Measurement, Scope, Session
+from hostcheck.bench.model import ALL_GPUS, Backend, Level, Measurement, Scope, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Key
-from hostcheck.facts.bench import gpus_in, judge_of, lower_is_better, read_session
+from hostcheck.facts.bench import SHARED, about, gpus_in, judge_of, lower_is_better, read_session, traits
 from hostcheck.registry import load_benches
 from hostcheck.render.fold import fold_line
 
@@ -28,6 +28,8 @@ _TIMES = 10.0
 """So many times the tolerance holds for times: the state of the CPU decides them, and differs from run to run."""
 _NOISE = 2.0
 """So many standard errors of both medians are noise."""
+_ON_PURPOSE = [level.name.lower() for level in Level if level >= Level.FULL]
+"""Levels that measure each GPU alone besides, whatever all did at once."""
 _OF_GPUS = ("hostcheck", "kernel", "driver", "CUDA driver")
 """Versions that every number of a GPU depends on."""
 _LARGEST = 64 << 20
@@ -43,6 +45,7 @@ class Compared:
 
     Attributes:
         name: benchmark and case.
+        subject: what was measured, such as "gpu0", or "gpu0 alone" beside what all GPUs did at once.
         change: per cent, below 0 where it is worse.
         noise: per cent that the scatter of the samples explains.
         worse: by more than tolerance and noise.
@@ -104,23 +107,26 @@ def compare(baseline: Session, now: Session, *, tolerance: float = TOLERANCE) ->
     known = {_key(measured): measured for measured in baseline.measurements}
     compared: list[Compared] = []
     apart: list[str] = []
-    beside = _beside(baseline) ^ _beside(now)
+    beside = _beside(baseline) | _beside(now)
+    extra = _doubted(now) - known.keys() | _doubted(baseline) - {_key(measured) for measured in now.measurements}
     for measured in now.measurements:
-        if _key(measured) in beside:
+        if _key(measured) in extra:
             continue
         before = known.pop(_key(measured), None)
-        where = f"{_name(measured)} on {measured.subject}"
+        subject = f"{measured.subject} alone" if _key(measured) in beside else measured.subject
+        where = f"{_name(measured)} on {subject}"
         if before is None:
             apart.append(f"{where}: not in the baseline")
         elif why := _differs(baseline, now, before, measured):
             apart.append(f"{where}: {why}")
         else:
             software = tuple(_versions(baseline, now, _software(measured.bench)))
-            compared.append(replace(_compared(before, measured, tolerance), software=software))
+            compared.append(replace(_compared(before, measured, tolerance), subject=subject, software=software))
     missing = {(entry.bench, entry.subject): entry.why for entry in now.missing}
-    for bench, case, subject, _ in (place for place in known if place not in beside):
-        why = missing.get((bench, subject), "not measured now")
-        apart.append(f"{f'{bench} {case}'.strip()} on {subject}: {why}")
+    for place, before in known.items():
+        if place not in extra:
+            why = missing.get((before.bench, before.subject), "not measured now")
+            apart.append(f"{_name(before)} on {before.subject}{' alone' if place in beside else ''}: {why}")
     return Comparison(compared=tuple(compared), apart=tuple(apart), versions=tuple(_versions(baseline, now)))
 
 
@@ -130,8 +136,13 @@ def _key(measured: Measurement) -> tuple[str, str, str, bool]:
     return measured.bench, measured.case, "-".join(sorted(pair.groups())) if pair else measured.subject, measured.alone
 
 
+def _doubted(session: Session) -> set[tuple[str, str, str, bool]]:
+    """Return what was measured alone only because it was in doubt at once: a run without a doubt has none of it."""
+    return set() if session.level in _ON_PURPOSE else _beside(session)
+
+
 def _beside(session: Session) -> set[tuple[str, str, str, bool]]:
-    """Return what was measured alone beside what all GPUs did at once: a run does that only where it has a doubt."""
+    """Return what was measured alone beside what all GPUs did at once."""
     every = {_key(measured) for measured in session.measurements}
     return {place for place in every if place[3] and (*place[:3], False) in every}
 
@@ -179,6 +190,8 @@ def _renamed(baseline: Session, now: Session) -> Session:
         return baseline
 
     def renamed(subject: str) -> str:
+        if not gpus_in(subject):
+            return subject
         return re.sub(r"gpu\d+", lambda found: names.get(found[0], found[0]), subject)
 
     return replace(
@@ -214,9 +227,13 @@ def _error(samples: Sequence[float]) -> float:
 
 
 def _versions(baseline: Session, now: Session, names: Collection[str] | None = None) -> Iterator[str]:
-    """Say what else changed, to look at first where numbers did; all of it, or some by name."""
+    """Say what else changed, to look at first where numbers did; all of it, or some by name.
+
+    Of those by name none that only one run has loaded: it changed nothing.
+    """
     versions = [{**session.versions, "hostcheck": session.tool} for session in (baseline, now)]
-    for name in sorted({*versions[0], *versions[1]} if names is None else names):
+    every, both = {*versions[0], *versions[1]}, versions[0].keys() & versions[1].keys()
+    for name in sorted(every if names is None else both.intersection(names)):
         then, today = (each.get(name, "none") for each in versions)
         if then != today:
             yield f"{name}: {then} then, {today} now"
@@ -252,8 +269,16 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     ids = sorted({told["pci_id"] for told in session.devices.values() if "pci_id" in told})
     if ids:
         lines += ["", "[match]", f"pci = {_toml(ids)}"]
-    found = 0
-    for name, group in groups.items():
+    found, why = 0, ""
+    for name, every in groups.items():
+        group = _unshared(session, every)
+        lacking = "" if group else "GPUs shared the host's memory, and none was measured alone (--level full)"
+        if ids and not all("pci" in traits(session, measured) for measured in group):
+            lacking = "it is not of one known model of GPU"
+        if lacking:
+            why = f"{_plain(name)} is left out: {lacking}"
+            lines += ["", f"# {why}."]
+            continue
         key = keys[name.partition("[")[0]]
         values = [in_unit_of(key, measured) for measured in group]
         known = [value for value in values if value is not None]
@@ -270,8 +295,18 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
         )
         lines += ["", f"[expect.{_quoted(name)}]", f"{word} = {float(f'{value:.4g}')!r}", f"source = {_quoted(source)}"]
     if not found:
-        raise HostcheckError("there is no valid number to make a floor of")
+        raise HostcheckError(f"there is no valid number to make a floor of{'; ' if why else ''}{why}")
     return "\n".join(lines) + "\n"
+
+
+def _unshared(session: Session, group: Sequence[Measurement]) -> Sequence[Measurement]:
+    """Return the numbers of one case that tell what a GPU can do: of what GPUs share at once, those of one alone."""
+    case = group[0].bench, group[0].case
+    shared = [measured for measured in about(session, *SHARED).measurements if (measured.bench, measured.case) == case]
+    if not shared:
+        return group
+    alone = [measured for measured in group if measured.alone]
+    return alone or (group if len(shared) == 1 else [])
 
 
 def _toml(values: Sequence[str]) -> str:

@@ -215,7 +215,6 @@ class _Worker:
             sampled,
             conditions,
             ceilings=ceilings,
-            lower_is_better=made.lower_is_better,
             on_host=made.scope is Scope.HOST,
         )
         # JSON has no infinity; why there is no number is told all the same.

@@ -64,6 +64,8 @@ def _figure(valid: Sequence[Measurement], floor: float | None, *, at_once: bool)
     values = [measured.value or 0.0 for measured in valid]
     limits = [measured.limit for measured in valid if measured.limit]
     limit = median(limits) if limits else None
+    # Limits by the clock of the moment differ: each is held against its own, and rounded as its check does.
+    shares = [round(100 * (measured.value or 0.0) / measured.limit, 1) for measured in valid if measured.limit]
     worst = max(values) if lower_is_better(first.unit) else min(values)
     energies = [measured.joules_per_tflop for measured in valid if measured.joules_per_tflop is not None]
     return Figure(
@@ -77,7 +79,7 @@ def _figure(valid: Sequence[Measurement], floor: float | None, *, at_once: bool)
         limit=limit,
         share=None if limit is None or lower_is_better(first.unit) else 100 * median(values) / limit,
         floor=floor,
-        is_short=floor is not None and limit is not None and 100 * worst / limit < floor,
+        is_short=floor is not None and min(shares, default=floor) < floor,
         how="all at once" if at_once else "each alone" if first.alone and len(valid) > 1 else "",
         joules_per_tflop=median(energies) if energies else None,
     )

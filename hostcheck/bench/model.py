@@ -116,8 +116,8 @@ class Sampled:
     """What a benchmark yields: samples of one case, before the engine adds conditions and judges validity.
 
     Attributes:
-        samples: one number for each repetition, in `unit`; more is better unless the benchmark says otherwise.
-        unit: such as "GB/s" (10^9 bytes), "TFLOPS" (10^12), "us".
+        samples: one number for each repetition, in `unit`; more is better, but less of a time.
+        unit: such as "GB/s" (10^9 bytes), "TFLOPS" (10^12), "us"; s, ms, us and ns are times.
         subject: where it is not the child's own GPU, such as "gpu0>gpu1" or "node0".
         limit, limit_source: the physical limit in the same unit, where the benchmark knows it.
         ceiling: above this the number is wrong, where the limit is a vendor's figure that good parts may pass.

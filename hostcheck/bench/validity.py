@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 
 from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, UNVERIFIED, Conditions, Sampled
+from hostcheck.facts.bench import lower_is_better
 
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
@@ -80,7 +81,6 @@ def fault(
     conditions: Conditions,
     *,
     ceilings: Ceilings,
-    lower_is_better: bool = False,
     on_host: bool = False,
 ) -> str:
     """Return why a number may not be believed, in one line; an empty string where nothing speaks against it.
@@ -89,7 +89,6 @@ def fault(
         sampled: what the benchmark yielded.
         conditions: of the GPU meanwhile.
         ceilings: what the GPU could do.
-        lower_is_better: as of the benchmark.
         on_host: it is the host that was measured.
     """
     if sampled.invalid:
@@ -102,12 +101,12 @@ def fault(
         return UNVERIFIED
     value = statistic(sampled.samples, sampled.statistic)
     return (
-        _above(sampled, value, lower_is_better)
+        _above(sampled, value)
         or _meanwhile(conditions)
         or ("" if sampled.unit in _PER_CLOCK else _slowed(conditions))
         or _capped(sampled, conditions, ceilings)
         or _starved(sampled, conditions, ceilings)
-        or _unsteady(sampled, lower_is_better, on_host)
+        or _unsteady(sampled, on_host)
     )
 
 
@@ -116,18 +115,19 @@ def disturbed(conditions: Conditions) -> str:
     return _meanwhile(conditions) or _slowed(conditions)
 
 
-def _above(sampled: Sampled, value: float, lower_is_better: bool) -> str:
+def _above(sampled: Sampled, value: float) -> str:
     """Say where a number is better than is possible: then the measurement is broken, not the GPU good."""
-    if lower_is_better and not value:
+    is_time = lower_is_better(sampled.unit)
+    if is_time and not value:
         return f"nothing takes 0 {sampled.unit}: it was measured wrongly"
     limit = sampled.limit if sampled.ceiling is None else sampled.ceiling
     if limit is None:
         return ""
     room = _ABOVE.get(sampled.unit, _ABOVE_ELSE)
-    if not (value * room < limit if lower_is_better else value > limit * room):
+    if not (value * room < limit if is_time else value > limit * room):
         return ""
     source = f" ({sampled.limit_source})" if sampled.limit_source else ""
-    side = "below" if lower_is_better else "above"
+    side = "below" if is_time else "above"
     return f"{value:,.4g} {sampled.unit} is {side} the physical limit of {limit:,.4g}{source}: it was measured wrongly"
 
 
@@ -175,9 +175,9 @@ def _starved(sampled: Sampled, conditions: Conditions, ceilings: Ceilings) -> st
     )
 
 
-def _unsteady(sampled: Sampled, lower_is_better: bool, on_host: bool) -> str:
+def _unsteady(sampled: Sampled, on_host: bool) -> str:
     """Say where samples of a rate scatter. Latencies scatter by nature, and percentiles are made for that."""
-    if sampled.statistic != "median" or lower_is_better:
+    if sampled.statistic != "median" or lower_is_better(sampled.unit):
         return ""
     spread = variation(sampled.samples)
     most = _VARIATION_HOST if on_host or sampled.settings.get("clock") == "host" else _VARIATION

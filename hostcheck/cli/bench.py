@@ -63,10 +63,10 @@ class _Duration(click.ParamType):  # type: ignore[type-arg] # as above
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measuring:
-    """What the options say of what to measure, and how."""
+    """What the options say of what to measure, and how; no level means quick."""
 
     names: tuple[str, ...]
-    level: str
+    level: str | None
     gpus: str
     duration: float | None
     option: tuple[str, ...]
@@ -88,7 +88,7 @@ class Measuring:
         from hostcheck.snapshot.local import collect
         from hostcheck.snapshot.probes import CommandProbe
 
-        level = Level[self.level.upper()]
+        level = Level[(self.level or "quick").upper()]
         wanted = choose(load_benches(), names or self.names, level)
         options = read_options(self.option, wanted, load_benches())
         # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
@@ -113,15 +113,9 @@ class Measuring:
         return session, harvest.interrupted
 
 
+_LEVELS = [level.name.lower() for level in Level]
 _OPTIONS = (
     click.argument("names", nargs=-1, type=BenchId()),
-    click.option(
-        "--level",
-        type=click.Choice([level.name.lower() for level in Level]),
-        default="quick",
-        show_default=True,
-        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.",
-    ),
     click.option("--gpus", metavar="LIST", default="", help="Only these GPUs, such as 0,2-3, or UUIDs."),
     click.option("--duration", type=_Duration(), metavar="TIME", help="Take this long in all, such as 90s, 10m or 2h."),
     click.option(
@@ -133,17 +127,34 @@ _OPTIONS = (
 )
 
 
-def measuring_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Measuring`, as one argument `measuring`."""
+def measuring_options(
+    level: str | None = "quick", shown: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `Measuring`, as one argument `measuring`.
 
-    @wraps(function)
-    def packed(*args: Any, **values: Any) -> None:
-        own = {field.name: values.pop(field.name) for field in fields(Measuring)}
-        function(*args, measuring=Measuring(**own), **values)
+    Args:
+        level: where none is named.
+        shown: what the help says in its place.
+    """
+    levels = click.option(
+        "--level",
+        type=click.Choice(_LEVELS),
+        default=level,
+        show_default=shown or True,
+        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.",
+    )
 
-    for option in reversed(_OPTIONS):
-        packed = option(packed)
-    return packed
+    def given(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def packed(*args: Any, **values: Any) -> None:
+            own = {field.name: values.pop(field.name) for field in fields(Measuring)}
+            function(*args, measuring=Measuring(**own), **values)
+
+        for option in reversed((levels, *_OPTIONS)):
+            packed = option(packed)
+        return packed
+
+    return given
 
 
 class _Bench(click.Group):
@@ -177,7 +188,7 @@ command.add_command(bench_nccl.command)
 
 
 @command.command("run")
-@measuring_options
+@measuring_options()
 @judging_options()
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Where to keep the measurements.")
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Form of the output.  [default: text]")
@@ -295,7 +306,7 @@ def explained(id: str) -> list[str]:
 
 @command.command("record")
 @click.argument("file", type=click.Path(path_type=Path))
-@measuring_options
+@measuring_options()
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Take what was measured before."
 )
@@ -337,7 +348,7 @@ def _baseline(file: Path, session: Session, floors: bool) -> bytes:
 
 @command.command("compare")
 @click.argument("file", type=click.Path(path_type=Path))
-@measuring_options
+@measuring_options(level=None, shown="that of the baseline")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Compare what was measured before."
 )
@@ -349,6 +360,8 @@ def _baseline(file: Path, session: Session, floors: bool) -> bytes:
 def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path | None, tolerance: float) -> None:
     """Hold measurements of now against the baseline in FILE.
 
+    Measures the benchmarks of the baseline at its level; --gpus, --duration and --option are to be given again.
+
     Exit code 1 if a number is worse by more than the tolerance and than what the scatter of the samples explains; 3 if
     none is, but some could not be compared.
     """
@@ -358,6 +371,8 @@ def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path |
 
     baseline = read(file)
     names = measuring.names or tuple(dict.fromkeys(measured.bench for measured in baseline.measurements))
+    if measuring.level is None and baseline.level in _LEVELS:
+        measuring = replace(measuring, level=baseline.level)
     session, interrupted = (read(source), False) if source else measuring.session(names)
     comparison = held(baseline, session, tolerance=tolerance)
     click.echo(render_comparison(comparison), nl=False)

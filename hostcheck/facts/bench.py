@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 
 from hostcheck.bench.model import SCHEMA, UNVERIFIED, Measurement, Session
@@ -40,6 +39,12 @@ SHARED = ("copy.*", "overlap.*")
 
 _LONGEST = 200
 """Characters of a subject that are looked at."""
+_GPUS = re.compile(r"{0}(?:[>,+-]{0})*".format(r"gpu(?:\d+|\[[\d,-]+\])"))
+"""A subject that is one GPU, or several; a folder may be called so in part."""
+_LARGEST = 1e30
+"""No number of a measurement is so large, in whatever unit; infinity and what is no number are refused with it."""
+_SMALLEST = 1e-9
+"""No physical limit is smaller."""
 
 
 def parse_results(reading: Reading) -> Session:
@@ -77,11 +82,28 @@ def read_session(document: bytes) -> Session:
         session = msgspec.json.decode(document, type=Session)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
         raise Unavailable(f"these are no measurements of hostcheck: {problem}") from None
+    if not _can_be(session.seconds):
+        raise Unavailable("these are no measurements of hostcheck: no time is so long")
     for measured in session.measurements:
-        numbers = (*measured.samples, measured.value or 0.0, measured.limit or 0.0)
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise Unavailable(f"these are no measurements of hostcheck: {measured.bench} is no finite number")
+        limit = measured.limit or 0.0
+        rates = (*measured.samples, measured.value or 0.0, limit)
+        others = (*measured.settings.values(), *measured.details.values(), measured.seconds, *_seen(measured))
+        if not all(map(_can_be, (*rates, *others))) or min(rates) < 0 or 0 < limit < _SMALLEST:
+            raise Unavailable(f"these are no measurements of hostcheck: {measured.bench} has a number that cannot be")
     return replace(session, measurements=tuple(map(_believed, session.measurements)))
+
+
+def _can_be(value: object) -> bool:
+    """Whether something is no number, or of a size that one of a measurement can have."""
+    return not isinstance(value, int | float) or abs(value) < _LARGEST
+
+
+def _seen(measured: Measurement) -> Iterator[object]:
+    """Yield what the conditions of a measurement hold."""
+    for conditions in (measured.conditions, *measured.each.values()):
+        for field in fields(conditions):
+            value = getattr(conditions, field.name)
+            yield from value.values() if isinstance(value, dict) else (value,)
 
 
 def _believed(measured: Measurement) -> Measurement:
@@ -105,11 +127,13 @@ def about(session: Session, *patterns: str) -> Session:
 
 
 def gpus_in(subject: str) -> list[int]:
-    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host or all GPUs.
+    """Return the GPUs that a subject such as "gpu0>gpu1" or "gpu[0-3,7]" names; none for a host, a folder or all GPUs.
 
     Of what an archive from anywhere calls a subject, no more than any host can have.
     """
     every: list[int] = []
+    if not _GPUS.fullmatch(subject[:_LONGEST]):
+        return every
     for listed, single in re.findall(r"gpu(?:\[([\d,-]+)\]|(\d+))", subject[:_LONGEST]):
         for first, last in re.findall(r"(\d{1,3})(?:-(\d{1,3}))?", listed or single):
             every += range(int(first), int(last or first) + 1)
@@ -117,10 +141,16 @@ def gpus_in(subject: str) -> list[int]:
 
 
 def traits(session: Session, measured: Measurement) -> Mapping[str, str]:
-    """Return what expectation layers match on: the GPU's model, how many took part, and how they talked."""
+    """Return what expectation layers match on: the GPU's model, how many took part, and how they talked.
+
+    What names no GPU is of the host or of all GPUs: its model is the one that all of them are of, if they are.
+    """
     named = gpus_in(measured.subject)
-    device = session.devices.get(f"gpu{named[0]}", {}) if named else {}
-    known = {"pci": device.get("pci_id", ""), "gpu_arch": device.get("architecture", "")}
+    devices = [session.devices.get(f"gpu{named[0]}", {})] if named else list(session.devices.values())
+    known: dict[str, str] = {}
+    for trait, word in (("pci", "pci_id"), ("gpu_arch", "architecture")):
+        told = {device.get(word, "") for device in devices}
+        known[trait] = told.pop() if len(told) == 1 else ""
     for word in ("ranks", "transport", "algorithm"):
         known[word] = str(measured.settings.get(word, ""))
     return {name: value for name, value in known.items() if value}

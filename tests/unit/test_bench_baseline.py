@@ -15,10 +15,12 @@ from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import KEYS, read_layer
 from hostcheck.model import Scalar, Status
+from hostcheck.registry import load_checks
 from hostcheck.render.bench import render_comparison
 from hostcheck.render.json import encoded
 from support import host
 
+load_checks()  # for their keys
 STEADY = (3098.0, 3099.0, 3100.0, 3101.0, 3102.0)
 TRIAD = Measurement(
     bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, samples=STEADY, limit=3352.0, verified=True,
@@ -94,6 +96,16 @@ def test_of_what_is_worse_it_is_told_which_software_changed_that_it_depends_on()
     assert "or the software's" not in same
 
 
+def test_software_that_only_one_run_loaded_is_not_to_blame() -> None:
+    jitter = Measurement(bench="cpu.jitter", subject="node0", unit="us", value=5.0, samples=(5.0,) * 5, verified=True)
+    then = replace(session(jitter), versions={"kernel": "6.8", "numpy": "2.5.5"})
+    now = replace(session(scaled(2.0, jitter)), versions={"kernel": "6.9"})
+    (found,) = compare(then, now).compared
+    assert (found.worse, found.software) == (True, ("kernel: 6.8 then, 6.9 now",))
+    (found,) = compare(now, then).compared
+    assert found.software == ("kernel: 6.9 then, 6.8 now",)
+
+
 def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
     def devices(*uuids: str, names: tuple[str, str] = ("H100", "H100")) -> dict[str, dict[str, str]]:
         return {f"gpu{n}": {"name": names[n], "uuid": uuid} for n, uuid in enumerate(uuids)}
@@ -114,6 +126,18 @@ def test_a_gpu_is_known_by_its_uuid_and_each_of_several_by_its_model() -> None:
     assert found.apart == ("peer.all on all GPUs: another GPU: H100 then, H100, H200 now",)
     unnamed = replace(then, devices={})
     assert compare(unnamed, unnamed).compared == (), "of what is not known it cannot be said that it is the same"
+
+
+def test_a_folder_that_is_called_as_a_gpu_is_none() -> None:
+    def devices(*uuids: str) -> dict[str, dict[str, str]]:
+        return {f"gpu{number}": {"name": "H100", "uuid": uuid} for number, uuid in enumerate(uuids)}
+
+    read_ = replace(TRIAD, bench="storage.read", subject="/mnt/gpu1", limit=None)
+    alone = replace(session(read_), devices={})
+    assert [each.subject for each in compare(alone, alone).compared] == ["/mnt/gpu1"]
+    then, now = (replace(session(read_), devices=devices(*uuids)) for uuids in (("GPU-a", "GPU-b"), ("GPU-b", "GPU-a")))
+    found = compare(then, now)
+    assert ([each.subject for each in found.compared], found.apart) == (["/mnt/gpu1"], ())
 
 
 def test_nothing_is_worse_than_something_and_two_gpus_are_a_pair_in_either_order() -> None:
@@ -161,6 +185,24 @@ def test_what_one_run_measured_alone_as_well_does_not_stand_apart() -> None:
     assert compare(session(TRIAD), session(alone)).apart != ()
 
 
+@pytest.mark.parametrize("level", ["full", "soak"])
+def test_what_a_level_measures_alone_on_purpose_and_is_not_there_now_is_named(level: str) -> None:
+    copies = [replace(TRIAD, bench="copy.h2d", subject=f"gpu{number}", alone=alone)
+              for alone in (False, True) for number in (0, 1)]  # fmt: skip
+    then = replace(session(*copies), level=level)
+    dead = Missing(bench="copy.h2d", subject="gpu1", why="dead")
+    now = replace(then, measurements=tuple(copies[:3]), missing=(dead,))
+    found = compare(then, now)
+    assert (len(found.compared), found.apart) == (3, ("copy.h2d on gpu1 alone: dead",))
+    assert [each.subject for each in found.compared] == ["gpu0", "gpu1", "gpu0 alone"]
+    assert compare(then, replace(now, missing=())).apart == ("copy.h2d on gpu1 alone: not measured now",)
+    doubted = compare(then, session(*copies))
+    assert (len(doubted.compared), doubted.apart) == (4, ()), "what both have alone is compared, whatever led to it"
+    assert compare(session(*copies[:2]), then).apart == (
+        "copy.h2d on gpu0 alone: not in the baseline", "copy.h2d on gpu1 alone: not in the baseline",
+    )  # fmt: skip
+
+
 def test_a_number_without_a_baseline_is_named_and_versions_that_changed_are() -> None:
     now = replace(session(TRIAD, replace(TRIAD, bench="hbm.read")), versions={"driver": "590", "torch": "2.11"})
     found = compare(session(TRIAD), now)
@@ -199,6 +241,50 @@ def test_floors_of_a_good_host_hold_for_it_and_not_for_a_worse_one() -> None:
         own = session(scaled(factor), replace(scaled(factor), subject="gpu1"))
         run = judge(with_results(host("bare"), own), Checklist(only=("bench.memory",)), site=[layer])
         assert next(result.status for result in run.results if result.id == "bench.memory") is status, factor
+
+
+def test_floors_of_the_host_and_of_all_gpus_hold_where_its_gpus_are_of_one_model() -> None:
+    memory = Measurement(bench="memory.bandwidth", subject="node0", unit="GB/s", value=200.0, verified=True)
+    every = replace(TRIAD, bench="peer.all", subject="all GPUs", value=400.0, limit=450.0)
+    good = session(memory, every)
+    layer = read_layer(floors(good, KEYS), "site")
+    keys = {"bench.host-memory": "memory.bandwidth", "bench.peers": "peer.all"}
+    assert set(layer.values) == {f"{key}[{name}]" for key, name in keys.items()}
+    for factor, status in ((1.0, Status.PASS), (0.5, Status.FAIL)):
+        own = session(scaled(factor, memory), scaled(factor, every))
+        run = judge(with_results(host("bare"), own), Checklist(only=tuple(keys)), site=[layer])
+        assert {result.id: result.status for result in run.results if result.id in keys} == dict.fromkeys(keys, status)
+    first, second = good.devices.values()
+    devices = {"gpu0": first, "gpu1": {**second, "pci_id": "10de:2335"}}
+    text = floors(replace(good, devices=devices, measurements=(TRIAD, memory)), KEYS)
+    assert set(read_layer(text, "site").values) == {"bench.memory[hbm.triad]"}
+    assert "# bench.host-memory[memory.bandwidth] is left out: it is not of one known model of GPU." in text
+
+
+def test_a_floor_of_what_gpus_share_at_once_is_made_of_what_they_reach_alone() -> None:
+    copy = replace(TRIAD, bench="copy.h2d", case="pinned", limit=63.0)
+    at_once = [replace(copy, value=20.0), replace(copy, value=30.0, subject="gpu1")]
+    alone = [replace(each, value=value, alone=True) for each, value in zip(at_once, (56.0, 55.0), strict=True)]
+    name = "bench.copies[copy.h2d pinned]"
+
+    def least(*measurements: Measurement) -> str:
+        layer = read_layer(floors(session(*measurements, TRIAD), KEYS), "site")
+        return layer.values[name][0].words("%") if name in layer.values else "none"
+
+    assert least(*at_once, *alone) == "at least 82.93 %"
+    assert least(*at_once, alone[0]) == "at least 84.45 %"
+    assert least(at_once[0]) == "at least 30.11 %", "it shared with nobody"
+    unsteady = replace(at_once[1], invalid="unsteady: the samples vary by 13%")
+    dead = replace(alone[0], invalid="slowed by heat")
+    for measured in (at_once, [at_once[0], unsteady], [*at_once, dead]):
+        assert least(*measured) == "none"
+    text = floors(session(*at_once, TRIAD), KEYS)
+    assert f"# {name} is left out: GPUs shared the host's memory, and none was measured alone (--level full)." in text
+    with pytest.raises(HostcheckError, match="none was measured alone"):
+        floors(session(*at_once), KEYS)
+    share = [replace(TRIAD, subject=f"gpu{number}", value=3000.0 - number) for number in (0, 1)]
+    triad = read_layer(floors(session(*share, replace(TRIAD, alone=True)), KEYS), "site").values
+    assert triad["bench.memory[hbm.triad]"][0].words("%") == "at least 85.02 %", "GPUs do not share their own memory"
 
 
 def test_without_a_valid_number_there_are_no_floors() -> None:

@@ -339,6 +339,18 @@ def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
     assert "fake.turns gpu0: 1.2 -> 1 GB/s -16.7 %" in out
 
 
+def test_a_baseline_is_compared_at_its_own_level_unless_another_is_named(tmp_path: Path) -> None:
+    assert bench("record", "base.json", "fake.model", "--level", "full", nvml=TWO, cwd=tmp_path)[0] == 0
+    code, out, _ = bench("compare", "base.json", nvml=TWO, cwd=tmp_path)
+    assert (code, "4 compared, 0 worse" in out) == (0, True), out
+    code, out, _ = bench("compare", "base.json", "--level", "quick", nvml=TWO, cwd=tmp_path)
+    assert (code, "fake.model on gpu1 alone: not measured now" in out) == (3, True), out
+    base = json.loads((tmp_path / "base.json").read_text())
+    (tmp_path / "hosts.json").write_text(json.dumps({**base, "level": ""}))
+    code, out, _ = bench("compare", "hosts.json", "fake.model", nvml=TWO, cwd=tmp_path)
+    assert (code, "2 compared, 0 worse" in out) == (0, True), "between hosts there is no level: quick"
+
+
 def begun(folder: Path) -> subprocess.Popen[str]:
     """Start what takes long, and return once it has told something."""
     told = folder / "told"

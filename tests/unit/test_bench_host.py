@@ -248,6 +248,12 @@ def test_a_drive_that_gives_other_data_is_found(monkeypatch: pytest.MonkeyPatch)
     assert not any(sampled.verified for sampled in read_storage(path=str(on_disk())).values())
 
 
+def test_a_folder_is_named_from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(monkeypatch)
+    monkeypatch.chdir(on_disk())
+    assert {sampled.subject for sampled in read_storage(path=".").values()} == {str(on_disk().resolve())}
+
+
 def test_storage_is_measured_only_where_the_user_says() -> None:
     with pytest.raises(NotApplicable, match=r"only where you say: --option path=FOLDER"):
         read_storage()

@@ -10,9 +10,12 @@ from hostcheck.audit import shipped_layers
 from hostcheck.bench.figures import figures
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Missing, Session
+from hostcheck.expect import read_layer
+from hostcheck.registry import load_checks
 from hostcheck.render.bench import render_session
 from hostcheck.render.words import number
 
+load_checks()  # for their keys
 TRIAD = Measurement(bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, limit=3352.0, verified=True)
 
 
@@ -68,6 +71,27 @@ def test_a_figure_says_all_that_its_line_does() -> None:
     assert good.share == pytest.approx(100 * 2800 / 3352)
     assert (good.floor, good.is_short) == (78.0, True), "the worst is what is held against the floor"
     assert (bad.subjects, bad.invalid, bad.share, bad.is_short) == (("gpu2",), "x", None, False)
+
+
+def test_each_is_held_against_the_floor_by_its_own_limit() -> None:
+    chain = replace(TRIAD, bench="tensor.pipe", case="BF16", unit="TFLOPS")
+
+    def short(*each: tuple[float, float]) -> bool:
+        session = Session(
+            tool="test", taken="2026-11-21T00:00:00+00:00", level="quick", devices={"gpu0": {"pci_id": "10de:2330"}},
+            measurements=tuple(
+                replace(chain, subject=f"gpu{number}", value=value, limit=limit)
+                for number, (value, limit) in enumerate(each)
+            ),
+        )  # fmt: skip
+        layer = read_layer('[expect]\n"bench.tensor-cores" = { at_least = 85 }', "site")
+        (figure,) = figures(session, Floors([layer]))
+        assert figure.floor == 85
+        return figure.is_short
+
+    assert short((835.0, 989.0), (800.0, 830.0)), "gpu0 reaches 84.4 %, although gpu1 is the slower"
+    assert not short((855.0, 989.0), (720.0, 830.0))
+    assert not short((849.6, 1000.0)), "85.0 %, as its check rounds it"
 
 
 def test_what_is_measured_alone_too_is_held_against_no_floor_at_once() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bench_fakes  # noqa: F401 (it registers benchmarks)
-from hostcheck.audit import judge
+from hostcheck.audit import judge, shipped_layers
+from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
 from hostcheck.bench.session import (
@@ -30,9 +32,10 @@ from hostcheck.bench.session import (
 from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import KEYS, Expect, Layer, read_layer
-from hostcheck.facts.bench import gpus_in, judge_of, parse_results, traits
-from hostcheck.model import exit_code
+from hostcheck.facts.bench import equals, gpus_in, judge_of, parse_results, read_session, traits
+from hostcheck.model import Status, exit_code
 from hostcheck.registry import BENCHES, load_benches
+from hostcheck.render import FORMATS, render
 from hostcheck.snapshot.archive import read_archive, write_archive
 from hostcheck.snapshot.reading import Ending, Reading
 from support import host, sample
@@ -268,6 +271,73 @@ def test_what_is_no_session_is_unavailable(change: dict[str, object]) -> None:
         parse_results(Reading("bench.results", Ending.OK, 0, out=document.encode()))
 
 
+NUMBERS = st.one_of(
+    st.sampled_from([0, -1, 10**400, -(10**400), 1e-306, 5e-324, 1.7e308, -1.7e308, 1e30, 1e-9, 3352.0]), st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+)  # fmt: skip
+PLACES = ["value", "limit", "samples", "seconds", "details", "settings", "sm_mhz", "throttled_ns", "errors", "joules"]
+
+
+def document(numbers: dict[str, int | float], *, each: bool = False) -> bytes:
+    number = {place: numbers.get(place, 1) for place in PLACES}
+    conditions = {
+        "sm_mhz": number["sm_mhz"], "joules": number["joules"], "seconds": 1.0,
+        "throttled_ns": {"hw_thermal_slowdown": number["throttled_ns"]}, "errors": {"pcie.replays": number["errors"]},
+    }  # fmt: skip
+    measured = {
+        "bench": "hbm.triad", "subject": "gpu0", "unit": "GB/s", "verified": True, "value": number["value"],
+        "limit": number["limit"], "samples": [number["samples"], 1.0, 2.0], "seconds": number["seconds"],
+        "details": {"flops": number["details"]}, "settings": {"bytes": number["settings"]},
+        **({"each": {"gpu0": conditions}} if each else {"conditions": conditions}),
+    }  # fmt: skip
+    return json.dumps(
+        {"tool": "t", "taken": "2026", "level": "quick", "schema": 1, "devices": {"gpu0": {"pci_id": "10de:2330"}},
+         "measurements": [measured, {**measured, "subject": "gpu1", "value": 1}]}
+    ).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [10**400, 1.7e308, 1e30, -(10**400)], ids=["whole", "float", "least", "negative"])
+@pytest.mark.parametrize("place", PLACES)
+def test_no_measurement_is_so_large(place: str, number: float) -> None:
+    for each in (False, True):
+        with pytest.raises(Unavailable, match="these are no measurements of hostcheck"):
+            read_session(document({place: number}, each=each))
+
+
+def test_no_limit_is_so_small() -> None:
+    with pytest.raises(Unavailable, match="these are no measurements of hostcheck"):
+        read_session(document({"limit": 1e-306}))
+    assert read_session(document({"limit": 0})).measurements[0].limit == 0
+    assert read_session(document({"limit": 1e-9})).measurements[0].limit == 1e-9
+
+
+@given(st.dictionaries(st.sampled_from(PLACES), NUMBERS, max_size=3), st.booleans())
+@example({"limit": 1e-306, "value": 3352.0}, False)
+@example({"details": 10**400}, False)
+@example({"throttled_ns": 10**400}, True)
+@settings(deadline=None, max_examples=50)
+def test_whatever_numbers_an_archive_holds_they_are_refused_or_judged_shown_and_compared(
+    numbers: dict[str, int | float], each: bool
+) -> None:
+    from hostcheck.bench.baseline import compare, floors
+    from hostcheck.render.bench import render_comparison, render_session
+
+    try:
+        made = read_session(document(numbers, each=each))
+    except Unavailable:
+        return
+    run = judge(with_results(host("bare"), made), Checklist(only=("bench",)))
+    assert not [result for result in run.results if result.status is Status.ERROR]
+    for form in FORMATS:
+        assert render(run, form)
+    assert render_session(made, Floors(shipped_layers("training", gpus=True)), width=100)
+    other = read_session(document({}))
+    for then, now in ((made, other), (other, made)):
+        assert render_comparison(compare(then, now), width=100)
+    with suppress(HostcheckError):
+        read_layer(floors(made, KEYS), "site")
+
+
 @given(st.binary() | st.text().map(str.encode))
 def test_no_input_raises_anything_else(document: bytes) -> None:
     with pytest.raises(Unavailable):
@@ -328,8 +398,25 @@ def test_the_most_telling_case_of_the_last_layer_wins() -> None:
     assert later(key, *cases).matcher.words("%") == "at least 40 %", "a site that says all means all"
 
 
+def test_the_host_and_all_gpus_are_of_the_model_that_all_gpus_are_of() -> None:
+    told = {"pci_id": "10de:2330", "architecture": "Hopper"}
+    own = replace(session().measurements[0], subject="gpu1", settings={"ranks": 2})
+    host_, every = (replace(own, subject=subject, settings={}) for subject in ("node0", "all GPUs"))
+    both = session(devices={"gpu0": told, "gpu1": told}, measurements=(own, host_, every))
+    model = {"pci": "10de:2330", "gpu_arch": "Hopper"}
+    assert [traits(both, each) for each in both.measurements] == [{**model, "ranks": "2"}, model, model]
+    other = replace(both, devices={"gpu0": {**told, "pci_id": "10de:2335"}, "gpu1": told})
+    assert [traits(other, each) for each in both.measurements[1:]] == [{"gpu_arch": "Hopper"}] * 2
+    assert traits(replace(both, devices={}), host_) == {}
+    nodes = [replace(host_, subject=f"node{number}", value=5.0) for number in (0, 1)]
+    for devices in (both.devices, other.devices, {}):
+        assert [len(group) for group in equals(session(devices=devices, measurements=tuple(nodes)))] == [2]
+
+
 def test_a_subject_names_no_more_gpus_than_a_host_can_have() -> None:
     assert gpus_in("gpu0>gpu1") == [0, 1]
     assert gpus_in("gpu[0-3,7]") == [0, 1, 2, 3, 7]
-    assert gpus_in("all GPUs") == []
+    assert gpus_in("gpu1-gpu0") == gpus_in("gpu1,gpu0") == gpus_in("gpu1+gpu0") == [1, 0]
+    for other in ("all GPUs", "host", "node0>node1", "/mnt/gpu1", "gpu1/data", "gpu0>/mnt/gpu1", "gpu", "gpu1>"):
+        assert gpus_in(other) == [], other
     assert len(gpus_in("gpu[" + "0-999," * 100_000 + "7]")) < 100_000

@@ -21,8 +21,8 @@ TENSOR = Sampled(samples=(760.0, 762.0, 764.0, 758.0, 761.0), unit="TFLOPS", lim
 MEMORY = Sampled(samples=(3100.0, 3101.0, 3102.0, 3099.0, 3100.0), unit="GB/s", limit=3352.0, verified=True)
 
 
-def said(sampled: Sampled, conditions: Conditions = LOADED, *, lower_is_better: bool = False) -> str:
-    return fault(sampled, conditions, ceilings=CEILINGS, lower_is_better=lower_is_better)
+def said(sampled: Sampled, conditions: Conditions = LOADED) -> str:
+    return fault(sampled, conditions, ceilings=CEILINGS)
 
 
 def test_a_healthy_gpu_at_its_power_limit_is_believed() -> None:
@@ -61,16 +61,16 @@ def test_what_is_at_the_limit_within_rounding_is_not_above_it() -> None:
 
 def test_a_time_cannot_be_below_its_limit() -> None:
     latency = Sampled(samples=(1.0,), unit="us", limit=2.0, verified=True)
-    assert "is below the physical limit" in said(latency, lower_is_better=True)
+    assert "is below the physical limit" in said(latency)
     nothing = replace(latency, samples=(0.0,), limit=None)
-    assert said(nothing, lower_is_better=True) == "nothing takes 0 us: it was measured wrongly"
-    assert said(replace(latency, samples=(3.0,)), lower_is_better=True) == ""
+    assert said(nothing) == "nothing takes 0 us: it was measured wrongly"
+    assert said(replace(latency, samples=(3.0,))) == ""
 
 
 def test_one_sample_that_was_held_up_is_no_unsteadiness_and_times_may_scatter() -> None:
     assert said(replace(MEMORY, samples=(3100.0,) * 19 + (1500.0,))) == ""
     scattered = Sampled(samples=(2.0, 9.0, 3.0, 20.0, 2.5), unit="us", verified=True)
-    assert said(scattered, lower_is_better=True) == ""
+    assert said(scattered) == ""
     pageable = replace(MEMORY, samples=(9.0, 8.0, 10.0, 9.5, 8.5), settings={"clock": "host"})
     assert said(pageable) == ""
     assert said(replace(pageable, settings={})) == "unsteady: the samples vary by 12%"
