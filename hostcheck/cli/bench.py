@@ -112,6 +112,34 @@ class Measuring:
             clear_progress()
         return session, harvest.interrupted
 
+    def before(self, source: Path) -> Session:
+        """Return what was measured before, as far as it is named.
+
+        Raises:
+            HostcheckError: it cannot be read, or an option is about what is measured now.
+        """
+        from hostcheck.bench.baseline import read
+
+        now = {"--level": self.level, "--gpus": self.gpus, "--duration": self.duration, "--option": self.option}
+        for option, value in now.items():
+            if value:
+                raise HostcheckError(f"{option} is for what is measured now, and --from takes what was measured before")
+        return self.named(read(source))
+
+    def named(self, session: Session) -> Session:
+        """Return the part of a session that the user named; all of it where nothing is named.
+
+        Raises:
+            HostcheckError: a name matches no benchmark.
+        """
+        from hostcheck.facts.bench import about
+        from hostcheck.registry import load_benches, select
+
+        if not self.names:
+            return session
+        known = {*load_benches(), *(measured.bench for measured in session.measurements)}
+        return about(session, *select(known, self.names, noun="benchmark", listed="hostcheck bench list"))
+
 
 _LEVELS = [level.name.lower() for level in Level]
 _OPTIONS = (
@@ -127,20 +155,16 @@ _OPTIONS = (
 )
 
 
-def measuring_options(
-    level: str | None = "quick", shown: str = ""
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def measuring_options(level: str = "quick") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of `Measuring`, as one argument `measuring`.
 
     Args:
-        level: where none is named.
-        shown: what the help says in its place.
+        level: what the help says of the one that holds where none is named.
     """
     levels = click.option(
         "--level",
         type=click.Choice(_LEVELS),
-        default=level,
-        show_default=shown or True,
+        show_default=level,
         help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.",
     )
 
@@ -311,25 +335,28 @@ def explained(id: str) -> list[str]:
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Take what was measured before."
 )
 @click.option("--floors", is_flag=True, help="Write a layer of expectations (TOML) for hosts of this kind instead.")
-def record(file: Path, measuring: Measuring, source: Path | None, floors: bool) -> None:
+@click.pass_context
+def record(ctx: click.Context, file: Path, measuring: Measuring, source: Path | None, floors: bool) -> None:
     """Keep measurements as a baseline in FILE, for `hostcheck bench compare`; - is standard output.
 
     With --floors, FILE becomes a site layer: what was measured here, less 5 %, is then expected of each host with GPUs
     of this model (hostcheck bench --site FILE).
     """
-    from hostcheck.bench.baseline import read
     from hostcheck.render.bench import render_session
 
     look_ahead(file)
-    session, interrupted = (read(source), False) if source else measuring.session()
+    session, interrupted = measuring.session() if source is None else (measuring.before(source), False)
     try:
         if interrupted:
             raise HostcheckError(f"interrupted: {file} was not written")
         write(file, _baseline(file, session, floors))
-    except HostcheckError:
+    except HostcheckError as problem:
         if source is None:
             click.echo(render_session(session), nl=False, err=file == Path("-"))
-        raise
+        if not interrupted:
+            raise
+        click.echo(f"hostcheck: {problem}", err=True)
+        ctx.exit(INTERRUPTED)
 
 
 def _baseline(file: Path, session: Session, floors: bool) -> bytes:
@@ -348,7 +375,7 @@ def _baseline(file: Path, session: Session, floors: bool) -> bytes:
 
 @command.command("compare")
 @click.argument("file", type=click.Path(path_type=Path))
-@measuring_options(level=None, shown="that of the baseline")
+@measuring_options("that of the baseline")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Compare what was measured before."
 )
@@ -370,10 +397,12 @@ def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path |
     from hostcheck.render.bench import render_comparison
 
     baseline = read(file)
-    names = measuring.names or tuple(dict.fromkeys(measured.bench for measured in baseline.measurements))
-    if measuring.level is None and baseline.level in _LEVELS:
+    names = tuple(dict.fromkeys(measured.bench for measured in baseline.measurements))
+    if measuring.names:
+        baseline, names = measuring.named(baseline), ()
+    if source is None and measuring.level is None and baseline.level in _LEVELS:
         measuring = replace(measuring, level=baseline.level)
-    session, interrupted = (read(source), False) if source else measuring.session(names)
+    session, interrupted = measuring.session(names) if source is None else (measuring.before(source), False)
     comparison = held(baseline, session, tolerance=tolerance)
     click.echo(render_comparison(comparison), nl=False)
     if interrupted:

@@ -10,18 +10,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hostcheck.errors import HostcheckError
+
 
 class _Patient(io.FileIO):
-    """A stream whose reader may go away (`hostcheck list | head`, a terminal): what is left goes to /dev/null."""
+    """A stream whose reader may go away (`hostcheck list | head`, a terminal), or whose disk may be full.
+
+    What is left goes to /dev/null; a full disk is told as one.
+    """
 
     def write(self, data: Any, /) -> Any:
         try:
             return super().write(data)
         except OSError as problem:
             hung_up = problem.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
-            if not (hung_up or problem.errno == errno.EPIPE):
-                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if not (hung_up or problem.errno == errno.EPIPE):
+                raise HostcheckError(f"what is printed cannot be written: {problem.strerror}") from None
             return super().write(data)
 
 

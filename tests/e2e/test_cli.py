@@ -209,6 +209,20 @@ def test_a_reader_that_goes_away_changes_no_exit_code(words: tuple[str, ...], bo
     assert "Broken" not in (done.stderr or "")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list", "--help", "--version", "explain gpu.xid", "completion bash", "collect --program", "collect -o -",
+        f"audit --from {RECORDED}", "tune plan --only memory.swappiness", "bench list",
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_one_line(words: str) -> None:
+    command = f"{sys.executable} -P -c 'from hostcheck.cli.main import main; main()' {words} >/dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "No space left on device" in done.stderr
+
+
 def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -P -c 'from hostcheck.cli.main import main; main()' list | head -n 1"
     done = subprocess.run(

@@ -339,6 +339,21 @@ def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
     assert "fake.turns gpu0: 1.2 -> 1 GB/s -16.7 %" in out
 
 
+def test_what_was_measured_before_is_taken_as_far_as_it_is_named(tmp_path: Path) -> None:
+    bench("fake.turns", "fake.good", "--save", "kept.tar.gz", cwd=tmp_path)
+    bench("record", "all.json", "--from", "kept.tar.gz", cwd=tmp_path)
+    for words in (["record", "one.json", "fake.turns"], ["compare", "all.json", "fake.turns"]):
+        code, out, err = bench(*words, "--from", "kept.tar.gz", cwd=tmp_path)
+        assert code == 0, out + err
+        assert "fake.good" not in out
+    assert "fake.good" not in (tmp_path / "one.json").read_text()
+    for option in (["nosuch"], ["--gpus", "7"], ["--level", "quick"], ["--duration", "9s"], ["--option", "a=b"]):
+        for words in (["record", "x.json"], ["compare", "all.json"]):
+            code, _, err = bench(*words, *option, "--from", "kept.tar.gz", cwd=tmp_path)
+            assert (code, len(err.splitlines())) == (2, 1), err
+            assert ("no benchmark matches" if option == ["nosuch"] else option[0]) in err
+
+
 def test_a_baseline_is_compared_at_its_own_level_unless_another_is_named(tmp_path: Path) -> None:
     assert bench("record", "base.json", "fake.model", "--level", "full", nvml=TWO, cwd=tmp_path)[0] == 0
     code, out, _ = bench("compare", "base.json", nvml=TWO, cwd=tmp_path)
