@@ -16,8 +16,7 @@ from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.facts.gpu_probes import NVML, SMI
 from hostcheck.render import FORMATS
-from hostcheck.snapshot.local import INTERRUPTED as NOTE
-from hostcheck.snapshot.local import Commands, begin, collect
+from hostcheck.snapshot.local import Commands, begin, collect, is_interrupted
 
 if TYPE_CHECKING:
     from hostcheck.checklist import Checklist
@@ -94,7 +93,7 @@ def command(
             begun.stop()
         raise
     code = view.run(judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today()))
-    if any(reading.note == NOTE for reading in snapshot.readings.values()):
+    if source is None and is_interrupted(snapshot):
         click.echo("hostcheck: interrupted; what had not been read by then is unknown above", err=True)
         ctx.exit(INTERRUPTED)
     ctx.exit(code)

@@ -188,7 +188,8 @@ def test_answers_without_a_list_of_hosts_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{", "[]", "{}", '{"name": 5, "reach": "ok"}', '{"name": null}', '{"name": "gpu2", "reach": "ok"}']
+    "text",
+    [None, "", "{", "[]", "{}", '{"name": 5, "reach": "ok"}', '{"name": null}', '{"name": "gpu2", "reach": "ok"}'],
 )
 @pytest.mark.parametrize("name", ["gpu1", "gpu1:2222", "x" * 200])
 def test_a_record_that_cannot_be_read_hides_no_host(tmp_path: Path, name: str, text: str | None) -> None:
