@@ -81,6 +81,7 @@ def show(
         ctx.exit(show_fleet(store, chosen, layers, judging, view))
     if host not in names:
         raise HostcheckError(f"{folder}: no host {host!r} in it{suggest(host, names)}")
+    view.check_host()
     ctx.exit(show_host(store, host, chosen, layers, judging, view))
 
 
@@ -97,6 +98,8 @@ def add(folder: Path, archives: tuple[str, ...]) -> None:
     from hostcheck.transport.base import Answer, Reach
 
     store = Store(folder)
+    if folder.exists() and not folder.is_dir():
+        raise HostcheckError(f"{folder}: not a directory")
     if folder.exists() and any(folder.iterdir()):
         store.targets()
     found: dict[str, bytes] = {}

@@ -42,6 +42,16 @@ class View:
         self._write(text)
         return nagios_code(run) if self.nagios else exit_code(run)
 
+    def check_host(self) -> None:
+        """Refuse what cannot show one host, before anything is asked.
+
+        Raises:
+            HostcheckError: one line with what can.
+        """
+        style = self.style or _style(self.output, FORMATS)
+        if style not in FORMATS:
+            raise HostcheckError(f"one host is shown as {', '.join(FORMATS)}, not as {style}")
+
     def check_fleet(self) -> None:
         """Refuse what cannot show a fleet, before anything is asked.
 

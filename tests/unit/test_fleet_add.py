@@ -51,8 +51,17 @@ def test_nothing_is_filed_where_one_of_them_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(HostcheckError, match=says):
             add(tmp_path / "run", first, wrong)
         assert not (tmp_path / "run").exists()
+    with pytest.raises(HostcheckError, match="text: not a directory"):
+        add(tmp_path / "text", first)
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").touch()
     with pytest.raises(HostcheckError, match="not a run directory"):
         add(other, second)
+
+
+def test_one_host_is_not_shown_as_lines_for_many(tmp_path: Path) -> None:
+    add(tmp_path / "run", *archives(tmp_path)[:1])
+    words = ["show", str(tmp_path / "run"), "--host", "gpu01", "--format", "jsonl"]
+    with pytest.raises(HostcheckError, match="one host is shown as text, json, md, html, not as jsonl"):
+        CliRunner().invoke(command, words, catch_exceptions=False)
