@@ -81,6 +81,7 @@ def command(
         from hostcheck.cli.audit_fleet import audit_fleet
 
         ctx.exit(audit_fleet(targets, remote, judging, view, window=window))
+    view.check_host()
     begun = begin((SMI, NVML), window=window) if not (source or judging.only or judging.skip or judging.path) else None
     try:
         from hostcheck.audit import judge

@@ -213,6 +213,7 @@ def run(
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
     layers = judging.layers()
     view = View(style=style, output=output, verbose=verbose, nagios=False)
+    view.check_host()
     floors = Floors((*shipped_layers(checklist.role, gpus=True), *layers, *checklist.layers))
     session, interrupted = measuring.session(floors=floors)
     snapshot = with_results(_snapshot(), session)

@@ -61,16 +61,24 @@ def test_json_has_every_check_and_its_schema_number(taken: Path) -> None:
     assert all(result["findings"] for result in run["results"])
 
 
-@pytest.mark.parametrize("suffix", ["json", "md", "html", "txt"])
+@pytest.mark.parametrize("suffix", ["json", "md", "html", "txt", "JSON", "Markdown", "HTM", "log"])
 def test_the_form_follows_the_file(taken: Path, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"report.{suffix}"
     done = hostcheck("audit", "--from", str(taken), "-o", str(target))
     assert done.returncode in (0, 1, 3), done.stderr
     assert done.stdout == ""
     text = target.read_text("utf-8")
-    assert {"json": text.startswith("{"), "md": text.startswith("#"), "html": text.lower().startswith("<!doctype")}.get(
-        suffix, True
-    )
+    begins = {"json": "{", "md": "#", "markdown": "#", "html": "<!doctype", "htm": "<!doctype"}.get(suffix.lower(), "")
+    assert text.lower().startswith(begins)
+
+
+def test_an_ending_may_be_any_where_the_form_is_said(taken: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.2026-11-21"
+    words = ("audit", "--from", str(taken), "--only", "memory.swappiness", "-o", str(target))
+    assert hostcheck(*words).returncode == 2
+    assert not target.exists()
+    assert hostcheck(*words, "--format", "json").returncode in (0, 1, 3)
+    assert target.read_text().startswith("{")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,12 @@ def test_the_form_follows_the_file(taken: Path, tmp_path: Path, suffix: str) -> 
         (("audit", "--fail-on", "worst"), "is not one of"),
         (("audit", "--window", "-1"), "is not in the range"),
         (("audit", "--only", "memory.swap", "-o", "/no/such/x.html"), "cannot be written: No such file or directory"),
+        (("audit", "-o", "r.pdf"), "r.pdf: no form has the ending .pdf: there are .txt, .text, .log, .json,"),
+        (("audit", "-o", "r.yaml"), "or say --format"),
+        (("audit", "-o", "r.jsonl"), "one host is shown as text, json, md, html, not as jsonl"),
+        (("audit", "gpu01", "-o", "r.jsonl"), "one host is shown as text, json, md, html, not as jsonl"),
+        (("audit", "gpu[1-2]", "-o", "r.HTML"), "a fleet is shown as text, json, jsonl, md, not as html"),
+        (("bench", "-o", "r.pdf"), "no form has the ending .pdf"),
         (("explain", "gpu.ecc-mod"), "did you mean 'gpu.ecc-mode'?"),
         (("collect", "--program", "--redact"), "cannot redact"),
         (("completion", "tcsh"), "is not one of"),
