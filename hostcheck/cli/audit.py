@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hostcheck.cli.audit_fleet import Remote, remote_options
-from hostcheck.cli.judging import Judging, judging_options
+from hostcheck.cli.judging import Judging, exit_style_option, judging_options
 from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import clear_progress, progress
 from hostcheck.cli.views import View
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Form of the output.  [default: text]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
-@click.option("--exit-style", type=click.Choice(("plain", "nagios")), default="plain", help="Meaning of the exit code.")
+@exit_style_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
 @remote_options()
 @click.pass_context

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostcheck.cli.judging import Judging, judging_options
+from hostcheck.cli.judging import Judging, exit_style_option, judging_options
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 
@@ -50,7 +50,7 @@ def command() -> None:
     help="Form of the output; html for one host, jsonl (a host a line) for all.  [default: text]",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
-@click.option("--exit-style", type=click.Choice(("plain", "nagios")), default="plain", help="Meaning of the exit code.")
+@exit_style_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
 @click.pass_context
 def show(

@@ -115,6 +115,15 @@ _OPTIONS = {
 }
 
 
+exit_style_option = click.option(
+    "--exit-style",
+    type=click.Choice(("plain", "nagios")),
+    default="plain",
+    help="Meaning of the exit code: as of `hostcheck --help`, or as of Nagios plug-ins: 0 OK; 1 WARNING: a counted "
+    "failure; 2 CRITICAL: one of severity high or above; 3 UNKNOWN: not determined, or bad usage or input.",
+)
+
+
 def judging_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of `Judging`, as one argument `judging`; those that are named, or all."""
     chosen = names or tuple(_OPTIONS)

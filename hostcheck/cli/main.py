@@ -70,6 +70,12 @@ def cli() -> None:
     """
 
 
+def _bad_input(words: list[str]) -> int:
+    """Return the exit code of bad usage or input; for Nagios, which takes 2 for a critical host, nothing is known."""
+    nagios = "--exit-style=nagios" in words or ("--exit-style", "nagios") in zip(words, words[1:], strict=False)
+    return UNDETERMINED if nagios else 2
+
+
 def main() -> None:
     """Run the command line and exit."""
     # A run is short and keeps nearly all that it makes: collecting garbage would take a tenth of it.
@@ -81,10 +87,10 @@ def main() -> None:
         from hostcheck.render.safe import safe
 
         click.echo(f"hostcheck: {safe(str(problem))}", err=True)
-        code = 2
+        code = _bad_input(sys.argv)
     except click.ClickException as problem:
         problem.show()
-        code = 2
+        code = _bad_input(sys.argv)
     except (click.Abort, KeyboardInterrupt):
         click.echo("hostcheck: interrupted", err=True)
         code = INTERRUPTED

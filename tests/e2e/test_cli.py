@@ -117,6 +117,15 @@ def test_bad_input_is_one_clear_line(arguments: tuple[str, ...], complaint: str)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("style", [("--exit-style", "nagios"), ("--exit-style=nagios",)])
+@pytest.mark.parametrize("wrong", [("--from", "/no/such/file"), ("--nonsense",), ("--fail-on", "worst")])
+def test_bad_input_is_unknown_to_nagios(style: tuple[str, ...], wrong: tuple[str, ...]) -> None:
+    for words in (("audit", *style, *wrong), ("audit", *wrong, *style), ("fleet", "show", "/no/such", *style, *wrong)):
+        done = hostcheck(*words)
+        assert done.returncode == 3, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 CHECKLISTS = {
     "not = toml = x": "not TOML",
     'onyl = ["gpu"]': "unknown key 'onyl'; did you mean 'only'?",
