@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import click
@@ -17,7 +16,13 @@ from hostcheck.snapshot.probes import Probe
 
 
 @click.command("collect")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to; - is standard output.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to; - is standard output.  [default: hostcheck-HOST.tar.gz, with --program -]",
+)
 @click.option("--redact", is_flag=True, help="Mask host names, addresses, serials, UUIDs, keys and user names.")
 @click.option("--program", "as_program", is_flag=True, help="Print the sh program that takes a snapshot elsewhere.")
 @click.option("--window", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Watch counters longer.")
@@ -30,6 +35,7 @@ def command(ctx: click.Context, output: Path | None, redact: bool, as_program: b
     \b
     hostcheck collect                                       writes hostcheck-HOST.tar.gz
     hostcheck collect --redact -o case.tar.gz               to attach to a report
+    hostcheck collect -o - | ssh box 'cat >here.tar.gz'     the archive itself, for a pipe
     hostcheck collect --program | ssh node7 sh -s >node7.tar.gz
                                                             a host without Python or hostcheck
     """
@@ -41,8 +47,6 @@ def command(ctx: click.Context, output: Path | None, redact: bool, as_program: b
 
         write(output or Path("-"), program(probes, window=window).encode())
         return
-    if output is None and not sys.stdout.isatty():
-        output = Path("-")
     from hostcheck.snapshot.archive import write_archive
     from hostcheck.snapshot.local import collect, is_interrupted
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from hostcheck.registry import load_checks
+from hostcheck.snapshot.archive import read_archive
 
 
-def hostcheck(*arguments: str) -> subprocess.CompletedProcess[str]:
+def hostcheck(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", *arguments],
         capture_output=True, text=True, timeout=120, env=environment, stdin=subprocess.DEVNULL, check=False,
+        cwd=cwd,
     )  # fmt: skip
 
 
@@ -174,6 +176,17 @@ def test_a_checklist_decides(taken: Path, tmp_path: Path) -> None:
     assert by_id["memory.thp-enabled"]["status"] == "skipped"
     assert str(path) in by_id["memory.thp-enabled"]["findings"][0]["summary"]
     assert done.returncode == 3
+
+
+def test_an_archive_goes_into_a_file_where_no_terminal_is(tmp_path: Path) -> None:
+    done = hostcheck("collect", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    (file,) = tmp_path.iterdir()
+    assert file.name == f"hostcheck-{read_archive(file).manifest.hostname}.tar.gz"
+    with (tmp_path / "piped").open("wb") as piped:
+        words = [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", "collect", "-o", "-"]
+        subprocess.run(words, stdout=piped, stderr=subprocess.DEVNULL, timeout=120, check=True, cwd=tmp_path)
+    assert read_archive(tmp_path / "piped").readings
 
 
 def test_an_output_that_fails_keeps_what_was_there(tmp_path: Path, taken: Path) -> None:
