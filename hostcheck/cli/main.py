@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from itertools import pairwise
 
 import click
 
@@ -72,7 +73,7 @@ def cli() -> None:
 
 def _bad_input(words: list[str]) -> int:
     """Return the exit code of bad usage or input; for Nagios, which takes 2 for a critical host, nothing is known."""
-    nagios = "--exit-style=nagios" in words or ("--exit-style", "nagios") in zip(words, words[1:], strict=False)
+    nagios = "--exit-style=nagios" in words or ("--exit-style", "nagios") in pairwise(words)
     return UNDETERMINED if nagios else 2
 
 

@@ -212,6 +212,31 @@ def test_list_and_explain_and_completion(tmp_path: Path) -> None:
         assert "_HOSTCHECK_COMPLETE" in hostcheck("completion", shell).stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("bench", ""), {"run", "list", "explain", "record", "compare", "nccl", "hbm.triad"}),
+        (("bench", "re"), {"record"}),
+        (("bench", "--l"), {"--level"}),
+        (("bench", "hbm.triad", "hbm.c"), {"hbm.copy"}),
+        (("bench", "run", "hbm.c"), {"hbm.copy"}),
+        (("audit", "--role", "l"), {"latency"}),
+        (("coverage", "o"), {"os"}),
+    ],
+)
+def test_completion_offers_what_can_stand_there(
+    words: tuple[str, ...], offered: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_HOSTCHECK_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["hostcheck", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    code = "import sys; from hostcheck.cli.main import main; sys.argv[0] = 'hostcheck'; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    given = [line.removeprefix("plain,") for line in done.stdout.splitlines()]
+    assert offered <= set(given), done.stderr
+    assert len(given) == len(set(given))
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -P -c 'from hostcheck.cli.main import main; main()' list | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

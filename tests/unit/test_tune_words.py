@@ -19,7 +19,7 @@ def test_a_file_is_not_taken_for_a_host(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "planfile").write_text("{}")
     for yes in ((), ("--yes",)):
-        with pytest.raises(HostcheckError, match="^planfile is a file here: write ./planfile$"):
+        with pytest.raises(HostcheckError, match=r"^planfile is a file here: write \./planfile$"):
             tune("apply", "planfile", *yes)
-    with pytest.raises(HostcheckError, match="^planfile: not a plan"):
+    with pytest.raises(HostcheckError, match=r"^planfile: not a plan"):
         tune("apply", "./planfile", "--yes")
