@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,22 @@ def test_an_interrupted_archive_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert later.how == "killed: interrupted"
     judged = CliRunner().invoke(audit, ["--from", str(file), "--only", "memory.compaction", "--fail-on", "low"])
     assert judged.exit_code == 3, "the one who judges it was not interrupted"
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, name = project["scripts"]["hostcheck"].partition(":")
+    code = f"""
+import sys
+
+class Interrupted:
+    def find_spec(name, path=None, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted)
+from {module} import {name}
+{name}()
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
