@@ -91,9 +91,11 @@ def show(
 def add(folder: Path, archives: tuple[str, ...]) -> None:
     """File archives of hosts, as `hostcheck collect` and `hostcheck bench` write them, in a run directory.
 
-    NAME is how the host is called from then on; an older answer of it is replaced. DIR is made where there is none.
+    NAME is how the host is called from then on, as in TARGETS of `hostcheck audit`; an older answer of it is replaced.
+    DIR is made where there is none.
     """
     from hostcheck.fleet.store import Store
+    from hostcheck.fleet.targets import parse_name
     from hostcheck.snapshot.archive import read_archive
     from hostcheck.transport.base import Answer, Reach
 
@@ -104,9 +106,10 @@ def add(folder: Path, archives: tuple[str, ...]) -> None:
         store.targets()
     found: dict[str, bytes] = {}
     for text in archives:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
+        word, equals, file = text.partition("=")
+        if not (word and equals and file):
             raise HostcheckError(f"{text!r}: NAME=FILE is needed, such as gpu07=gpu07.tar.gz")
+        name = parse_name(word)
         if name in found:
             raise HostcheckError(f"{name} was given twice")
         read_archive(Path(file))

@@ -46,7 +46,8 @@ def test_nothing_is_filed_where_one_of_them_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no archive")
     for wrong, says in (
         (f"gpu09={tmp_path / 'text'}", "text: "), ("gpu09", "NAME=FILE is needed"), (first, "gpu01 was given twice"),
-        (f"gpu09={tmp_path / 'none'}", "none: "),
+        (f"gpu09={tmp_path / 'none'}", "none: "), (f"gpu[1-2]={tmp_path / 'text'}", "one host is needed here, not 2"),
+        (f"../x={tmp_path / 'text'}", "'../x' is no host name"), (f"a b={tmp_path / 'text'}", "has no place in a host"),
     ):  # fmt: skip
         with pytest.raises(HostcheckError, match=says):
             add(tmp_path / "run", first, wrong)
