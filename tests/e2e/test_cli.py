@@ -237,6 +237,14 @@ def test_completion_offers_what_can_stand_there(
     assert len(given) == len(set(given))
 
 
+def test_the_fix_sets_as_many_open_files_as_are_expected() -> None:
+    recorded = ("--from", str(Path(__file__).parents[1] / "hosts/h100x1.tar.gz"), "--only", "kernel.nofile")
+    run = json.loads(hostcheck("audit", *recorded, "--format", "json").stdout)
+    (fix,) = {finding["fix"] for result in run["results"] for finding in result["findings"] if finding.get("fix")}
+    for limit in ("* soft nofile 65536", "* hard nofile 131072"):
+        assert limit in fix
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -P -c 'from hostcheck.cli.main import main; main()' list | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
