@@ -50,7 +50,7 @@ class _Lazy(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from hostcheck.expect import suggest
 
-            ctx.fail(f"no command {args[0]!r}{suggest(args[0], COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+            ctx.fail(f"no command {args[0]!r}{suggest(args[0], COMMANDS) or '.'} Commands: {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)
 
 

@@ -50,7 +50,7 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
 
     file, targets = _split(words)
     if not how.yes:
-        _need_terminal()
+        _need_terminal("plan")
     given = _given(file)
     if isinstance(given, dict) and not (targets or remote.hosts_file or remote.inventory):
         targets = tuple(given)
@@ -88,20 +88,20 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
     return INTERRUPTED if applied.interrupted else code
 
 
-def _need_terminal() -> None:
+def _need_terminal(look: str) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise HostcheckError("there is no terminal to ask on: look at hostcheck tune plan, then say --yes")
+        raise HostcheckError(f"there is no terminal to ask on: look at hostcheck tune {look}, then say --yes")
 
 
-def consent(question: str, *, yes: bool) -> None:
-    """Ask on the terminal, once.
+def consent(question: str, *, yes: bool, look: str = "plan") -> None:
+    """Ask on the terminal, once; without one, name the command of `tune` that shows what would be done.
 
     Raises:
         HostcheckError: there is none.
         Abort: the answer was no.
     """
     if not yes:
-        _need_terminal()
+        _need_terminal(look)
         if not click.confirm(f"\n{question}", err=True):
             raise HostcheckError("nothing was changed")
 

@@ -87,6 +87,8 @@ def test_an_ending_may_be_any_where_the_form_is_said(taken: Path, tmp_path: Path
     ("arguments", "complaint"),
     [
         (("audot",), "no command 'audot'; did you mean 'audit'?"),
+        (("nosuch",), "no command 'nosuch'. Commands: audit, "),
+        (("tune", "nosuch"), "no command 'nosuch'. Commands: plan, "),
         (("audit", "--only", "gpu.persistance-mode"), "did you mean 'gpu.persistence-mode'?"),
         (("audit", "--skip", "nope"), "no check matches 'nope'"),
         (("audit", "--require", "memory.swapp"), "did you mean 'memory.swap"),
