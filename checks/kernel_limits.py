@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hostcheck.errors import Maybe, NotApplicable, need
-from hostcheck.expect import Expect, Key, failed, passed
+from hostcheck.expect import Expect, Expectation, Key, failed, passed
 from hostcheck.facts.base import each
 from hostcheck.facts.kernel import MODULES, SYSCTL, TASKS, setting
 from hostcheck.facts.limits import LIMITS, REMOVE_IPC, UNLIMITED, Limits
@@ -16,7 +16,7 @@ from hostcheck.facts.process import DAEMONS, Daemons
 from hostcheck.model import Finding, Severity
 from hostcheck.registry import check
 
-from .kernel_fixes import sysctl
+from .kernel_fixes import sysctl, target
 
 MEMLOCK = Key("kernel.memlock", float, "% of the memory", high=100_000)
 NOFILE = Key("kernel.nofile", int, high=2**40)
@@ -100,7 +100,7 @@ def nofile(limits: Limits, expect: Expect) -> Iterator[Finding]:
     NCCL's guide tells of a job of 144 ranks with more than 32,000 in one process, and asks for 131,072.
     """
     limit = need(limits.nofile)
-    fix = _set_limit(limits, "nofile", "131072", "1048576")
+    fix = _set_limit(limits, "nofile", _kept(limit.soft, expect(NOFILE_SOFT)), _kept(limit.hard, expect(NOFILE)))
     heirs = limits.heirs or limits.subject
     hard = need(limit.hard)
     yield _judge_files(expect, NOFILE, hard, f"open files of {heirs}: {_files(hard)} at most", fix)
@@ -113,6 +113,13 @@ def nofile(limits: Limits, expect: Expect) -> Iterator[Finding]:
 
 def _judge_files(expect: Expect, key: Key, value: int, say: str, fix: str) -> Finding:
     return passed(say) if value == UNLIMITED else expect(key).judge(value, say=say, fix=fix)
+
+
+def _kept(value: Maybe[int], wanted: Expectation) -> str:
+    """Return the word for a limit as it is where that is right, else as it should be."""
+    if not isinstance(value, int) or not (value == UNLIMITED or wanted.matcher.matches(value)):
+        return target(wanted)
+    return "unlimited" if value == UNLIMITED else str(value)
 
 
 def _files(number: int) -> str:

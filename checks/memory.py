@@ -278,7 +278,7 @@ def oom_kills(kills: OomKills, expect: Expect) -> Finding:
     was hit, that container's limit is too low; if the host ran out, any process on it may be next.
     """
     growth = kills.growth if isinstance(kills.growth, int) else 0
-    if kills.since_boot == 0 and growth == 0:
+    if kills.since_boot == 0 and need(kills.growth) == 0:
         return passed("no process was killed for want of memory", 0, source="/proc/vmstat")
     names = f", last {', '.join(dict.fromkeys(kills.names[::-1][:3]))}" if kills.names else ""
     where = f", {kills.of_host} of {len(kills.names)} in the log because the host ran out" if kills.names else ""
@@ -327,14 +327,14 @@ def errors(controller: MemoryController, expect: Expect) -> Iterator[Finding]:
         if bad == 0
         else failed(line, bad, wanted="no uncorrectable error", fix=fix, actor=Actor.REPLACE)
     )
-    growth = controller.correctable_growth
-    if isinstance(growth, int) and growth > 0:
-        line = f"{growth} correctable errors came while the snapshot was taken"
-        finding = failed(line, growth, wanted="no growth", fix=fix, actor=Actor.REPLACE)
-        yield replace(finding, severity=Severity.MEDIUM)
     number = need(controller.correctable)
     finding = expect(CORRECTABLE).judge(number, say=f"{number:,} correctable errors", fix=fix, actor=Actor.REPLACE)
     yield replace(finding, severity=Severity.LOW)
+    growth = need(controller.correctable_growth)
+    if growth > 0:
+        line = f"{growth} correctable errors came while the snapshot was taken"
+        finding = failed(line, growth, wanted="no growth", fix=fix, actor=Actor.REPLACE)
+        yield replace(finding, severity=Severity.MEDIUM)
 
 
 @check(MEMINFO, id="memory.poisoned", severity=Severity.HIGH)

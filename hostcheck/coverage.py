@@ -129,6 +129,11 @@ def row_ids() -> tuple[str, ...]:
     return tuple(_read()[1])
 
 
+def section_words() -> tuple[str, ...]:
+    """Return the words that name sections, each the first of its rows' ids."""
+    return tuple(dict.fromkeys(_word(id) for id in row_ids()))
+
+
 def find_section(text: str) -> int:
     """Return the number of the section that a number or the first word of its rows' ids names, such as "6" or "os".
 

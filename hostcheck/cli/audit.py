@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from hostcheck.cli.audit_fleet import Remote, remote_options
-from hostcheck.cli.judging import Judging, judging_options
+from hostcheck.cli.judging import Judging, exit_style_option, judging_options
 from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import Finite, clear_progress, progress
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 from hostcheck.facts.gpu_probes import NVML, SMI
 from hostcheck.render import FORMATS
-from hostcheck.snapshot.local import INTERRUPTED as NOTE
-from hostcheck.snapshot.local import Commands, begin, collect
+from hostcheck.snapshot.local import Commands, begin, collect, is_interrupted
 
 if TYPE_CHECKING:
     from hostcheck.checklist import Checklist
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--format", "style", type=click.Choice(FORMATS), help="Form of the output.  [default: text]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
-@click.option("--exit-style", type=click.Choice(("plain", "nagios")), default="plain", help="Meaning of the exit code.")
+@exit_style_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
 @remote_options()
 @click.pass_context
@@ -82,6 +81,7 @@ def command(
         from hostcheck.cli.audit_fleet import audit_fleet
 
         ctx.exit(audit_fleet(targets, remote, judging, view, window=window))
+    view.check_host()
     begun = begin((SMI, NVML), window=window) if not (source or judging.only or judging.skip or judging.path) else None
     try:
         from hostcheck.audit import judge
@@ -94,7 +94,7 @@ def command(
             begun.stop()
         raise
     code = view.run(judge(snapshot, checklist, site=layers, fail_on=judging.fail_on, today=dt.date.today()))
-    if any(reading.note == NOTE for reading in snapshot.readings.values()):
+    if source is None and is_interrupted(snapshot):
         click.echo("hostcheck: interrupted; what had not been read by then is unknown above", err=True)
         ctx.exit(INTERRUPTED)
     ctx.exit(code)

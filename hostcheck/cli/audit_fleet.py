@@ -165,6 +165,7 @@ def audit_fleet(words: tuple[str, ...], remote: Remote, judging: Judging, view: 
     options = ssh_options(remote)
     text = program(probes_for(checklist), window=window).encode()
     if len(targets) == 1 and not (remote.run_dir or remote.resume):
+        view.check_host()
         chosen = by_group(checklist, targets, remote.role_for)
         with tempfile.TemporaryDirectory(prefix="hostcheck-") as folder:
             store = Store(Path(folder))
@@ -177,6 +178,8 @@ def audit_fleet(words: tuple[str, ...], remote: Remote, judging: Judging, view: 
     asked = store.begin(targets, text, resume=remote.resume is not None, mixed=remote.mixed)
     if len(store.targets()) > 1:
         view.check_fleet()
+    else:
+        view.check_host()
     chosen = by_group(checklist, store.targets(), remote.role_for)
     try:
         _ask(store, asked, text, remote, options, window)

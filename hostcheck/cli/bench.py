@@ -184,7 +184,16 @@ def measuring_options(level: str = "quick") -> Callable[[Callable[..., None]], C
 class _Bench(click.Group):
     """Runs `run` where no other subcommand is named."""
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+        run = self.commands["run"]
+        if incomplete.startswith("-"):
+            return run.shell_complete(ctx, incomplete)
+        return [*super().shell_complete(ctx, incomplete), *BenchId().shell_complete(ctx, run.params[0], incomplete)]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # While a shell completes, nothing is no run: it wants to know the subcommands, too.
+        if not args and ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -247,6 +256,7 @@ def run(
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
     layers = judging.layers()
     view = View(style=style, output=output, verbose=verbose, nagios=False)
+    view.check_host()
     floors = Floors((*shipped_layers(checklist.role, gpus=True), *layers, *checklist.layers))
     session, interrupted = measuring.session(floors=floors)
     snapshot = with_results(_snapshot(), session)

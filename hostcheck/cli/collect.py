@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import click
 
 from hostcheck.audit import probes_for
 from hostcheck.checklist import Checklist
+from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import Finite, clear_progress, progress, write
 from hostcheck.errors import HostcheckError
 from hostcheck.snapshot.probes import Probe
 
 
 @click.command("collect")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to; - is standard output.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to; - is standard output.  [default: hostcheck-HOST.tar.gz, with --program -]",
+)
 @click.option("--redact", is_flag=True, help="Mask host names, addresses, serials, UUIDs, keys and user names.")
 @click.option("--program", "as_program", is_flag=True, help="Print the sh program that takes a snapshot elsewhere.")
 @click.option("--window", type=Finite(0, 3600), default=0.0, metavar="SECONDS", help="Watch counters longer.")
-def command(output: Path | None, redact: bool, as_program: bool, window: float) -> None:
+@click.pass_context
+def command(ctx: click.Context, output: Path | None, redact: bool, as_program: bool, window: float) -> None:
     """Take a snapshot of this host, for `hostcheck audit --from` and `hostcheck tune plan --from`, later or elsewhere.
 
     Reads only; changes nothing.
@@ -28,6 +35,7 @@ def command(output: Path | None, redact: bool, as_program: bool, window: float) 
     \b
     hostcheck collect                                       writes hostcheck-HOST.tar.gz
     hostcheck collect --redact -o case.tar.gz               to attach to a report
+    hostcheck collect -o - | ssh box 'cat >here.tar.gz'     the archive itself, for a pipe
     hostcheck collect --program | ssh node7 sh -s >node7.tar.gz
                                                             a host without Python or hostcheck
     """
@@ -39,15 +47,14 @@ def command(output: Path | None, redact: bool, as_program: bool, window: float) 
 
         write(output or Path("-"), program(probes, window=window).encode())
         return
-    if output is None and not sys.stdout.isatty():
-        output = Path("-")
     from hostcheck.snapshot.archive import write_archive
-    from hostcheck.snapshot.local import collect
+    from hostcheck.snapshot.local import collect, is_interrupted
 
     try:
         snapshot = collect(probes, window=window, progress=progress())
     finally:
         clear_progress()
+    interrupted = is_interrupted(snapshot)
     if redact:
         from hostcheck.snapshot.redact import redact as masked
 
@@ -59,6 +66,9 @@ def command(output: Path | None, redact: bool, as_program: bool, window: float) 
     write(target, packed.getvalue(), private=not redact)
     if target != Path("-"):
         click.echo(f"{target}: {len(packed.getvalue()):,} bytes, {len(snapshot.readings)} probes", err=True)
+    if interrupted:
+        click.echo("hostcheck: interrupted; what had not been read by then is unknown in it", err=True)
+        ctx.exit(INTERRUPTED)
 
 
 def _probes() -> list[Probe]:

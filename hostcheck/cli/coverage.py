@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import click
 
-from hostcheck.coverage import coverage, read_proven, render_coverage
+from hostcheck.coverage import coverage, read_proven, render_coverage, section_words
 from hostcheck.registry import load_benches, load_checks, load_tuners
 
 
+class _Section(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
+    """A section's number or word; completes words."""
+
+    name = "section"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        return [click.shell_completion.CompletionItem(word) for word in section_words() if word.startswith(incomplete)]
+
+
 @click.command("coverage")
-@click.argument("section", required=False)
+@click.argument("section", required=False, type=_Section())
 @click.option("--missing", is_flag=True, help="List the rows that nothing answers yet.")
 @click.option("-v", "--verbose", is_flag=True, help="List every row with what answers it.")
 def command(section: str | None, missing: bool, verbose: bool) -> None:

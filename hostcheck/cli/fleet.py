@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hostcheck.cli.judging import Judging, judging_options
+from hostcheck.cli.judging import Judging, exit_style_option, judging_options
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError
 
@@ -50,7 +50,7 @@ def command() -> None:
     help="Form of the output; html for one host, jsonl (a host a line) for all.  [default: text]",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
-@click.option("--exit-style", type=click.Choice(("plain", "nagios")), default="plain", help="Meaning of the exit code.")
+@exit_style_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
 @click.pass_context
 def show(
@@ -81,6 +81,7 @@ def show(
         ctx.exit(show_fleet(store, chosen, layers, judging, view))
     if host not in names:
         raise HostcheckError(f"{folder}: no host {host!r} in it{suggest(host, names)}")
+    view.check_host()
     ctx.exit(show_host(store, host, chosen, layers, judging, view))
 
 
@@ -90,20 +91,25 @@ def show(
 def add(folder: Path, archives: tuple[str, ...]) -> None:
     """File archives of hosts, as `hostcheck collect` and `hostcheck bench` write them, in a run directory.
 
-    NAME is how the host is called from then on; an older answer of it is replaced. DIR is made where there is none.
+    NAME is how the host is called from then on, as in TARGETS of `hostcheck audit`; an older answer of it is replaced.
+    DIR is made where there is none.
     """
     from hostcheck.fleet.store import Store
+    from hostcheck.fleet.targets import parse_name
     from hostcheck.snapshot.archive import read_archive
     from hostcheck.transport.base import Answer, Reach
 
     store = Store(folder)
+    if folder.exists() and not folder.is_dir():
+        raise HostcheckError(f"{folder}: not a directory")
     if folder.exists() and any(folder.iterdir()):
         store.targets()
     found: dict[str, bytes] = {}
     for text in archives:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
+        word, equals, file = text.partition("=")
+        if not (word and equals and file):
             raise HostcheckError(f"{text!r}: NAME=FILE is needed, such as gpu07=gpu07.tar.gz")
+        name = parse_name(word)
         if name in found:
             raise HostcheckError(f"{name} was given twice")
         read_archive(Path(file))

@@ -83,6 +83,20 @@ class Judging:
         return read_site(self.site)
 
 
+class _Role(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
+    """The name of a role; completes from the layers."""
+
+    name = "role"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from hostcheck.expect import shipped_names
+
+        names = [name.partition("/")[2] for name in shipped_names("role")]
+        return [click.shell_completion.CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 _OPTIONS = {
     "path": click.option(
         "--checklist", "path", type=click.Path(path_type=Path), metavar="FILE", help="Judge by this checklist."
@@ -95,7 +109,7 @@ _OPTIONS = {
         help="Expectations of this site.  [default: /etc/hostcheck/site.toml where it exists]",
     ),
     "role": click.option(
-        "--role", metavar="ROLE", help="What the host is for: training (default), inference or latency."
+        "--role", type=_Role(), metavar="ROLE", help="What the host is for: training (default), inference or latency."
     ),
     "only": click.option(
         "--only", multiple=True, type=CheckId(), help="Run only these checks, such as gpu or 'memory.thp-*'."
@@ -113,6 +127,15 @@ _OPTIONS = {
         help="Count failures, and what is unknown, from this severity on.",
     ),
 }
+
+
+exit_style_option = click.option(
+    "--exit-style",
+    type=click.Choice(("plain", "nagios")),
+    default="plain",
+    help="Meaning of the exit code: as of `hostcheck --help`, or as of Nagios plug-ins: 0 OK; 1 WARNING: a counted "
+    "failure; 2 CRITICAL: one of severity high or above; 3 UNKNOWN: not determined, or bad usage or input.",
+)
 
 
 def judging_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

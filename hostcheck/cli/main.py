@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from importlib import import_module
+from itertools import pairwise
 
 import click
 
@@ -49,7 +50,7 @@ class _Lazy(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from hostcheck.expect import suggest
 
-            ctx.fail(f"no command {args[0]!r}{suggest(args[0], COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+            ctx.fail(f"no command {args[0]!r}{suggest(args[0], COMMANDS) or '.'} Commands: {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)
 
 
@@ -70,6 +71,12 @@ def cli() -> None:
     """
 
 
+def _bad_input(words: list[str]) -> int:
+    """Return the exit code of bad usage or input; for Nagios, which takes 2 for a critical host, nothing is known."""
+    nagios = "--exit-style=nagios" in words or ("--exit-style", "nagios") in pairwise(words)
+    return UNDETERMINED if nagios else 2
+
+
 def main() -> None:
     """Run the command line and exit."""
     mend()
@@ -82,10 +89,10 @@ def main() -> None:
         from hostcheck.render.safe import safe
 
         click.echo(f"hostcheck: {safe(str(problem))}", err=True)
-        code = 2
+        code = _bad_input(sys.argv)
     except click.ClickException as problem:
         problem.show()
-        code = 2
+        code = _bad_input(sys.argv)
     except (click.Abort, KeyboardInterrupt):
         click.echo("hostcheck: interrupted", err=True)
         code = INTERRUPTED

@@ -46,7 +46,7 @@ class _Planning(click.Group):
             from hostcheck.expect import suggest
 
             known = ", ".join(self.commands)
-            near = suggest(args[0], self.commands)
+            near = suggest(args[0], self.commands) or "."
             ctx.fail(f"no command {args[0]!r}{near} Commands: {known}. For a host: hostcheck tune plan {args[0]}")
         return super().resolve_command(ctx, args)
 

@@ -48,9 +48,9 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
     from hostcheck.tuning.drive import apply_code
     from hostcheck.tuning.plan import to_do
 
-    if not how.yes:
-        _need_terminal()
     file, targets = _split(words)
+    if not how.yes:
+        _need_terminal("plan")
     given = _given(file)
     if isinstance(given, dict) and not (targets or remote.hosts_file or remote.inventory):
         targets = tuple(given)
@@ -88,20 +88,20 @@ def apply(words: tuple[str, ...], rules: Rules, remote: Remote, how: How) -> int
     return INTERRUPTED if applied.interrupted else code
 
 
-def _need_terminal() -> None:
+def _need_terminal(look: str) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise HostcheckError("there is no terminal to ask on: look at hostcheck tune plan, then say --yes")
+        raise HostcheckError(f"there is no terminal to ask on: look at hostcheck tune {look}, then say --yes")
 
 
-def consent(question: str, *, yes: bool) -> None:
-    """Ask on the terminal, once.
+def consent(question: str, *, yes: bool, look: str = "plan") -> None:
+    """Ask on the terminal, once; without one, name the command of `tune` that shows what would be done.
 
     Raises:
         HostcheckError: there is none.
         Abort: the answer was no.
     """
     if not yes:
-        _need_terminal()
+        _need_terminal(look)
         if not click.confirm(f"\n{question}", err=True):
             raise HostcheckError("nothing was changed")
 
@@ -116,7 +116,11 @@ def _split(words: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
     files = [word for word in words if "/" in word or word.endswith(".json")]
     if len(files) > 1:
         raise HostcheckError(f"{files[1]}: one plan at a time; tune plan -o writes the plans of many hosts to one file")
-    return (Path(files[0]) if files else None), tuple(word for word in words if word not in files)
+    targets = tuple(word for word in words if word not in files)
+    for word in targets:
+        if Path(word).is_file():
+            raise HostcheckError(f"{word} is a file here: write ./{word}")
+    return (Path(files[0]) if files else None), targets
 
 
 def _given(file: Path | None) -> Plan | dict[str, Plan] | None:

@@ -71,7 +71,7 @@ def rollback(words: tuple[str, ...], remote: Remote, *, with_newer: bool, yes: b
     program = rollback_program(number, with_newer=with_newer)
     hosts, asked = reach(targets, remote)
     what = f"transaction {number}" if number else "the newest transaction"
-    consent(f"Take {what} back on {len(asked):,} host(s)?" if asked else f"Take {what} back?", yes=yes)
+    consent(f"Take {what} back on {len(asked):,} host(s)?" if asked else f"Take {what} back?", yes=yes, look="history")
     return _run_back(hosts, program, json=json)
 
 

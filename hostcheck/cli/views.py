@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,20 @@ from hostcheck.render import FORMATS, render
 if TYPE_CHECKING:
     from hostcheck.model import FleetRun, Run
 
+_ENDINGS = {
+    "": "text",
+    ".txt": "text",
+    ".text": "text",
+    ".log": "text",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".md": "md",
+    ".markdown": "md",
+    ".html": "html",
+    ".htm": "html",
+}
+"""The form that each ending of a file asks for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
@@ -25,6 +38,9 @@ class View:
         output: the file; None or - for standard output.
         verbose: show what passed, too.
         nagios: the exit code means what it means for Nagios plug-ins.
+
+    Raises:
+        HostcheckError: the file's ending is that of a form that there is not.
     """
 
     style: str | None
@@ -32,15 +48,29 @@ class View:
     verbose: bool
     nagios: bool
 
+    def __post_init__(self) -> None:
+        if self.style is None:
+            _style(self.output)
+
     def run(self, run: Run) -> int:
         """Show one host; return the exit code."""
-        style = self.style or _style(self.output, FORMATS)
+        style = self.style or _style(self.output)
         if self.output is None:
             text = render(run, style, verbose=self.verbose)
         else:
             text = render(run, style, verbose=self.verbose, color=False, width=100, ascii=False)
         self._write(text)
         return nagios_code(run) if self.nagios else exit_code(run)
+
+    def check_host(self) -> None:
+        """Refuse what cannot show one host, before anything is asked.
+
+        Raises:
+            HostcheckError: one line with what can.
+        """
+        style = self.style or _style(self.output)
+        if style not in FORMATS:
+            raise HostcheckError(f"one host is shown as {', '.join(FORMATS)}, not as {style}")
 
     def check_fleet(self) -> None:
         """Refuse what cannot show a fleet, before anything is asked.
@@ -50,16 +80,15 @@ class View:
         """
         from hostcheck.render.fleet import FORMATS as FLEET_FORMATS
 
-        style = self.style or _style(self.output, FLEET_FORMATS)
+        style = self.style or _style(self.output)
         if style not in FLEET_FORMATS:
             raise HostcheckError(f"a fleet is shown as {', '.join(FLEET_FORMATS)}, not as {style}")
 
     def fleet(self, fleet: FleetRun) -> int:
         """Show a fleet; return the exit code."""
-        from hostcheck.render.fleet import FORMATS as FLEET_FORMATS
         from hostcheck.render.fleet import render_fleet
 
-        style = self.style or _style(self.output, FLEET_FORMATS)
+        style = self.style or _style(self.output)
         if self.output is None:
             text = render_fleet(fleet, style, verbose=self.verbose)
         else:
@@ -74,9 +103,15 @@ class View:
         write(self.output or Path("-"), text.encode("utf-8", "replace"))
 
 
-def _style(output: Path | None, known: Sequence[str]) -> str:
-    """Return the form that a file's ending asks for."""
-    suffix = output.suffix.lstrip(".") if output else ""
-    style = {"htm": "html", "markdown": "md"}.get(suffix, suffix)
-    # A page of a fleet is refused by name, not written as text.
-    return style if style in (*known, "html") else "text"
+def _style(output: Path | None) -> str:
+    """Return the form that a file's ending asks for.
+
+    Raises:
+        HostcheckError: it is the ending of a form that there is not.
+    """
+    ending = output.suffix.lower() if output else ""
+    if ending not in _ENDINGS:
+        raise HostcheckError(
+            f"{output}: no form has the ending {ending}: there are {', '.join(filter(None, _ENDINGS))}; or say --format"
+        )
+    return _ENDINGS[ending]

@@ -36,6 +36,8 @@ _SMALL = 64 * 1024
 _LARGE = 256 * 1024 * 1024
 _LONGEST = 180
 _ODD = re.compile(rb"[^A-Za-z0-9_.-]|^\.")
+_ESCAPE = re.compile(rb"%([0-9a-f]{2})")
+_ENDINGS = (".json", ".tar.gz")
 
 
 def file_name(name: str) -> str:
@@ -45,6 +47,13 @@ def file_name(name: str) -> str:
     if plain and len(plain) <= _LONGEST:
         return plain
     return f"{plain[:100]}%{hashlib.sha256(raw).hexdigest()}"
+
+
+def _name(stem: str) -> str:
+    """Return the name of which `file_name` makes this stem; the stem itself where that cannot be told."""
+    raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), stem.encode("utf-8", "surrogatepass"))
+    name = raw.decode("utf-8", "replace")
+    return name if file_name(name) == stem else stem
 
 
 class Store:
@@ -137,10 +146,15 @@ class Store:
         if about is None and not self._hosts.is_dir():
             raise HostcheckError(f"{self.path}: not a run directory of hostcheck: it has no fleet.json")
         known = _targets(about, self.path) if about else ()
-        files = {file_name(target.name) for target in known}
-        others = [path for path in sorted(self._hosts.glob("*.json")) if path.stem not in files]
-        found = (_told(path) for path in others if not path.name.startswith("."))
-        return (*known, *(Target(told["name"], told["name"]) for told in found if told and "name" in told))
+        files = {path.name.removesuffix(end) for end in _ENDINGS for path in self._hosts.glob(f"*{end}")}
+        others = files - {file_name(target.name) for target in known}
+        names = (self._recorded(stem) or _name(stem) for stem in sorted(others) if stem[:1] not in ("", "."))
+        return (*known, *(Target(name, name) for name in names))
+
+    def _recorded(self, stem: str) -> str | None:
+        """Return the name that a record gives its host; None where it cannot be read, or is another's."""
+        name = (_told(self._hosts / f"{stem}.json") or {}).get("name")
+        return name if isinstance(name, str) and file_name(name) == stem else None
 
     def missing(self, targets: Iterable[Target]) -> tuple[Target, ...]:
         """Return those hosts of which there is no archive: never asked, interrupted, or absent."""
@@ -202,8 +216,11 @@ class Store:
         """Return the archive of a host, or why there is none."""
         stem = file_name(name)
         told, archive = _told(self._hosts / f"{stem}.json"), self._hosts / f"{stem}.tar.gz"
-        if told is None or told.get("name") != name:
+        if not any((self._hosts / f"{stem}{end}").exists() for end in _ENDINGS):
             return Absentee(name=name, reach=NOT_ASKED, why="it has not been asked yet, or the run was interrupted")
+        if told is None or told.get("name") != name:
+            record = self._hosts / f"{stem}.json"
+            return Absentee(name=name, reach=Reach.ERROR.value, why=f"its record cannot be read: {record}")
         if told.get("reach") != Reach.OK.value:
             return Absentee(name=name, reach=str(told.get("reach", "?"))[:40], why=str(told.get("why", ""))[:_LINE])
         if not archive.is_file():

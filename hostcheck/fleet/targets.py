@@ -159,6 +159,18 @@ def parse_word(word: str) -> list[Target]:
     return [target for item in _split(word) for target in _item(item, word)]
 
 
+def parse_name(word: str) -> str:
+    """Return the name of the one host that a word names.
+
+    Raises:
+        HostcheckError: it names none or several.
+    """
+    named = parse_word(word)
+    if len(named) != 1:
+        raise HostcheckError(f"{_show(word)}: one host is needed here, not {len(named):,}")
+    return named[0].name
+
+
 def _members(word: str) -> list[Target]:
     """Return the hosts of an expression with groups, each with those of its groups that it is in."""
     names = _expand(word)

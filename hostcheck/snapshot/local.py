@@ -47,13 +47,15 @@ def collect(
         begun: commands that run already; see `begin`.
 
     Returns:
-        The snapshot. After Ctrl-C it holds what had been read by then, and each unfinished probe is "killed".
+        The snapshot. After Ctrl-C it holds what had been read by then, and each unfinished probe, or second sample of
+        one, is "killed"; `is_interrupted` tells.
     """
     started = _now()
     chosen = list(probes)
     reader = _Reader(root)
     commands = begun or Commands(window, local=root == "/")
     readings: dict[str, Reading] = {}
+    stopped = False
     try:
         for probe in chosen:
             if probe.id in commands.ids or isinstance(probe, ListProbe):
@@ -72,11 +74,22 @@ def collect(
         for probe in twice:
             readings[probe.id] = replace(readings[probe.id], later=reader.read(probe))
     except KeyboardInterrupt:
+        stopped = True
         commands.stop()
     readings.update(commands.readings)
     for probe in chosen:
-        readings.setdefault(probe.id, Reading(probe.id, Ending.KILLED, note=INTERRUPTED))
+        cut = Reading(probe.id, Ending.KILLED, note=INTERRUPTED)
+        first = readings.setdefault(probe.id, cut)
+        waits = not isinstance(probe, ListProbe) and probe.twice and first.ending is Ending.OK and first.later is None
+        if stopped and waits:
+            readings[probe.id] = replace(first, later=cut)
     return Snapshot(_manifest(root, started), readings)
+
+
+def is_interrupted(snapshot: Snapshot) -> bool:
+    """Whether Ctrl-C kept something from being read, or from being read a second time."""
+    samples = (sample for first in snapshot.readings.values() for sample in (first, first.later) if sample)
+    return any(sample.note == INTERRUPTED for sample in samples)
 
 
 def begin(probes: Iterable[CommandProbe], *, window: float = 0.0) -> Commands:

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from hostcheck.registry import load_checks
+from hostcheck.snapshot.archive import read_archive
 
 
-def hostcheck(*arguments: str) -> subprocess.CompletedProcess[str]:
+def hostcheck(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", *arguments],
         capture_output=True, text=True, timeout=120, env=environment, stdin=subprocess.DEVNULL, check=False,
+        cwd=cwd,
     )  # fmt: skip
 
 
@@ -61,22 +63,32 @@ def test_json_has_every_check_and_its_schema_number(taken: Path) -> None:
     assert all(result["findings"] for result in run["results"])
 
 
-@pytest.mark.parametrize("suffix", ["json", "md", "html", "txt"])
+@pytest.mark.parametrize("suffix", ["json", "md", "html", "txt", "JSON", "Markdown", "HTM", "log"])
 def test_the_form_follows_the_file(taken: Path, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"report.{suffix}"
     done = hostcheck("audit", "--from", str(taken), "-o", str(target))
     assert done.returncode in (0, 1, 3), done.stderr
     assert done.stdout == ""
     text = target.read_text("utf-8")
-    assert {"json": text.startswith("{"), "md": text.startswith("#"), "html": text.lower().startswith("<!doctype")}.get(
-        suffix, True
-    )
+    begins = {"json": "{", "md": "#", "markdown": "#", "html": "<!doctype", "htm": "<!doctype"}.get(suffix.lower(), "")
+    assert text.lower().startswith(begins)
+
+
+def test_an_ending_may_be_any_where_the_form_is_said(taken: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.2026-11-21"
+    words = ("audit", "--from", str(taken), "--only", "memory.swappiness", "-o", str(target))
+    assert hostcheck(*words).returncode == 2
+    assert not target.exists()
+    assert hostcheck(*words, "--format", "json").returncode in (0, 1, 3)
+    assert target.read_text().startswith("{")
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (("audot",), "no command 'audot'; did you mean 'audit'?"),
+        (("nosuch",), "no command 'nosuch'. Commands: audit, "),
+        (("tune", "nosuch"), "no command 'nosuch'. Commands: plan, "),
         (("audit", "--only", "gpu.persistance-mode"), "did you mean 'gpu.persistence-mode'?"),
         (("audit", "--skip", "nope"), "no check matches 'nope'"),
         (("audit", "--require", "memory.swapp"), "did you mean 'memory.swap"),
@@ -98,6 +110,12 @@ def test_the_form_follows_the_file(taken: Path, tmp_path: Path, suffix: str) -> 
         (("bench", "nccl", "--hosts", "a,b", "--floor", "inf"), "'inf' is no finite number"),
         (("bench", "nccl", "--hosts", "a,b", "--seconds", "nan"), "'nan' is no finite number"),
         (("audit", "--only", "memory.swap", "-o", "/no/such/x.html"), "cannot be written: No such file or directory"),
+        (("audit", "-o", "r.pdf"), "r.pdf: no form has the ending .pdf: there are .txt, .text, .log, .json,"),
+        (("audit", "-o", "r.yaml"), "or say --format"),
+        (("audit", "-o", "r.jsonl"), "one host is shown as text, json, md, html, not as jsonl"),
+        (("audit", "gpu01", "-o", "r.jsonl"), "one host is shown as text, json, md, html, not as jsonl"),
+        (("audit", "gpu[1-2]", "-o", "r.HTML"), "a fleet is shown as text, json, jsonl, md, not as html"),
+        (("bench", "-o", "r.pdf"), "no form has the ending .pdf"),
         (("explain", "gpu.ecc-mod"), "did you mean 'gpu.ecc-mode'?"),
         (("collect", "--program", "--redact"), "cannot redact"),
         (("completion", "tcsh"), "is not one of"),
@@ -108,6 +126,15 @@ def test_bad_input_is_one_clear_line(arguments: tuple[str, ...], complaint: str)
     assert done.returncode == 2, done.stdout + done.stderr
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("style", [("--exit-style", "nagios"), ("--exit-style=nagios",)])
+@pytest.mark.parametrize("wrong", [("--from", "/no/such/file"), ("--nonsense",), ("--fail-on", "worst")])
+def test_bad_input_is_unknown_to_nagios(style: tuple[str, ...], wrong: tuple[str, ...]) -> None:
+    for words in (("audit", *style, *wrong), ("audit", *wrong, *style), ("fleet", "show", "/no/such", *style, *wrong)):
+        done = hostcheck(*words)
+        assert done.returncode == 3, done.stderr
+        assert "Traceback" not in done.stderr
 
 
 CHECKLISTS = {
@@ -160,6 +187,17 @@ def test_a_checklist_decides(taken: Path, tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
+def test_an_archive_goes_into_a_file_where_no_terminal_is(tmp_path: Path) -> None:
+    done = hostcheck("collect", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    (file,) = tmp_path.iterdir()
+    assert file.name == f"hostcheck-{read_archive(file).manifest.hostname}.tar.gz"
+    with (tmp_path / "piped").open("wb") as piped:
+        words = [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", "collect", "-o", "-"]
+        subprocess.run(words, stdout=piped, stderr=subprocess.DEVNULL, timeout=120, check=True, cwd=tmp_path)
+    assert read_archive(tmp_path / "piped").readings
+
+
 def test_an_output_that_fails_keeps_what_was_there(tmp_path: Path, taken: Path) -> None:
     if os.geteuid() == 0:
         target = Path("/proc/version")
@@ -181,6 +219,39 @@ def test_list_and_explain_and_completion(tmp_path: Path) -> None:
     assert "memory.swappiness" in hostcheck("explain", "x-os-swappiness").stdout
     for shell in ("bash", "zsh", "fish"):
         assert "_HOSTCHECK_COMPLETE" in hostcheck("completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("bench", ""), {"run", "list", "explain", "record", "compare", "nccl", "hbm.triad"}),
+        (("bench", "re"), {"record"}),
+        (("bench", "--l"), {"--level"}),
+        (("bench", "hbm.triad", "hbm.c"), {"hbm.copy"}),
+        (("bench", "run", "hbm.c"), {"hbm.copy"}),
+        (("audit", "--role", "l"), {"latency"}),
+        (("coverage", "o"), {"os"}),
+    ],
+)
+def test_completion_offers_what_can_stand_there(
+    words: tuple[str, ...], offered: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_HOSTCHECK_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["hostcheck", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    code = "import sys; from hostcheck.cli.main import main; sys.argv[0] = 'hostcheck'; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    given = [line.removeprefix("plain,") for line in done.stdout.splitlines()]
+    assert offered <= set(given), done.stderr
+    assert len(given) == len(set(given))
+
+
+def test_the_fix_sets_as_many_open_files_as_are_expected() -> None:
+    recorded = ("--from", str(Path(__file__).parents[1] / "hosts/h100x1.tar.gz"), "--only", "kernel.nofile")
+    run = json.loads(hostcheck("audit", *recorded, "--format", "json").stdout)
+    (fix,) = {finding["fix"] for result in run["results"] for finding in result["findings"] if finding.get("fix")}
+    for limit in ("* soft nofile 65536", "* hard nofile 131072"):
+        assert limit in fix
 
 
 RECORDED = str(Path(__file__).parents[1] / "hosts/h100x1.tar.gz")

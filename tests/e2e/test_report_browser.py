@@ -199,6 +199,16 @@ def test_nothing_is_wider_than_the_window(browser: Browser, pages: dict[str, str
     assert browser.ask("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", range(320, 480, 20))
+def test_no_option_is_broken_after_a_hyphen(browser: Browser, pages: dict[str, str], width: int) -> None:
+    browser.open(pages["mixed"], width=width)
+    browser.ask("document.querySelectorAll('details').forEach(each => each.open = true)")
+    broken = "[...document.querySelectorAll('.option, .id code')].filter(each => each.offsetHeight > 32).length"
+
+    assert browser.ask("document.querySelectorAll('.option').length") > 4
+    assert browser.ask(broken) == 0
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_contrast_is_sufficient(browser: Browser, pages: dict[str, str], dark: bool) -> None:
     """WCAG 2.2 AA asks for 4.5 to 1."""

@@ -154,7 +154,7 @@ def test_tune_alone_plans_and_takes_the_options_of_plan(machine: Machine) -> Non
         (("apply", "--only", NAME), "there is no terminal to ask on"),
         (("apply", "none.json", "--yes"), "none.json: No such file"),
         (("apply", "a.json", "b.json", "--yes"), "one plan at a time"),
-        (("rollback",), "there is no terminal to ask on"),
+        (("rollback",), "there is no terminal to ask on: look at hostcheck tune history, then say --yes"),
         (("rollback", "99999999999", "--yes"), "is no transaction"),
         (("verify", "7"), "there is no transaction 7"),
     ],

@@ -62,13 +62,23 @@ def test_nothing_is_filed_where_one_of_them_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no archive")
     for wrong, says in (
         (f"gpu09={tmp_path / 'text'}", "text: "), ("gpu09", "NAME=FILE is needed"), (first, "gpu01 was given twice"),
-        (f"gpu09={tmp_path / 'none'}", "none: "),
+        (f"gpu09={tmp_path / 'none'}", "none: "), (f"gpu[1-2]={tmp_path / 'text'}", "one host is needed here, not 2"),
+        (f"../x={tmp_path / 'text'}", "'../x' is no host name"), (f"a b={tmp_path / 'text'}", "has no place in a host"),
     ):  # fmt: skip
         with pytest.raises(HostcheckError, match=says):
             add(tmp_path / "run", first, wrong)
         assert not (tmp_path / "run").exists()
+    with pytest.raises(HostcheckError, match="text: not a directory"):
+        add(tmp_path / "text", first)
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").touch()
     with pytest.raises(HostcheckError, match="not a run directory"):
         add(other, second)
+
+
+def test_one_host_is_not_shown_as_lines_for_many(tmp_path: Path) -> None:
+    add(tmp_path / "run", *archives(tmp_path)[:1])
+    words = ["show", str(tmp_path / "run"), "--host", "gpu01", "--format", "jsonl"]
+    with pytest.raises(HostcheckError, match="one host is shown as text, json, md, html, not as jsonl"):
+        CliRunner().invoke(command, words, catch_exceptions=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostcheck.checklist import Checklist
 from hostcheck.errors import HostcheckError
+from hostcheck.fleet.answers import judge_fleet
 from hostcheck.fleet.store import Store, file_name
 from hostcheck.fleet.targets import Target
+from hostcheck.model import fleet_exit_code
+from hostcheck.render.fleet import render_fleet
 from hostcheck.transport.base import Answer, Reach
 from support import HOSTS
 
@@ -180,6 +185,38 @@ def test_answers_without_a_list_of_hosts_are_shown(tmp_path: Path) -> None:
     store.put("odd name", DOWN)
     assert [name for name, _ in store.archives()] == ["gpu1"]
     assert [absentee.name for absentee in store.absent()] == ["odd name"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "{", "[]", "{}", '{"name": 5, "reach": "ok"}', '{"name": null}', '{"name": "gpu2", "reach": "ok"}'],
+)
+@pytest.mark.parametrize("name", ["gpu1", "gpu1:2222", "x" * 200])
+def test_a_record_that_cannot_be_read_hides_no_host(tmp_path: Path, name: str, text: str | None) -> None:
+    store = Store(tmp_path)
+    store.put("gpu2", ok())
+    store.put(name, ok())
+    record = tmp_path / "hosts" / f"{file_name(name)}.json"
+    record.unlink()
+    if text is not None:
+        record.write_text(text)
+    assert [host for host, _ in store.archives()] == ["gpu2"]
+    (absent,) = store.absent()
+    if len(name) < 100:
+        assert (absent.name, absent.reach, absent.why) == (name, "error", f"its record cannot be read: {record}")
+    assert fleet_exit_code(judge_fleet(store, Checklist(only=("memory.swappiness",)))) != 0
+    store.put(name, ok())
+    assert sorted(host for host, _ in store.archives()) == sorted(["gpu2", name])
+
+
+def test_a_name_that_is_no_text_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "hosts").mkdir()
+    for file in (b"a\xff.json", b"%ff.tar.gz", b".tar.gz", b".json"):
+        (tmp_path / "hosts" / os.fsdecode(file)).write_text("x")
+    fleet = judge_fleet(Store(tmp_path), Checklist(only=("memory.swappiness",)))
+    assert len(fleet.absent) == 2
+    assert "%ff" in render_fleet(fleet, "json")
+    assert "%ff" in render_fleet(fleet, "text")
 
 
 def test_names_that_are_alike_as_files_do_not_take_each_others_place(store: Store) -> None:

@@ -11,7 +11,7 @@ from importlib.resources import files
 import pytest
 
 import runs
-from hostcheck.render.html import render_html
+from hostcheck.render.html import options, render_html
 from hostcheck.render.templates import link
 
 VOID = {"meta", "link", "br", "input"}
@@ -191,3 +191,16 @@ def test_waived_and_uncounted_are_marked() -> None:
     assert "the MTU is 1500 (waived)" in text
     assert "memory.swappiness does not count" in text
     assert "10 fail 3 not counted" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "marked"),
+    [
+        ("must not carry --no-persistence-mode", 'must not carry <span class="option">--no-persistence-mode</span>'),
+        ("smi -i 2 --pl=700", 'smi <span class="option">-i</span> 2 <span class="option">--pl=700</span>'),
+        ("zz-gpu-nofile.conf && --<b>", "zz-gpu-nofile.conf &amp;&amp; --&lt;b&gt;"),
+        ("--a<script>", '<span class="option">--a&lt;script&gt;</span>'),
+    ],
+)
+def test_options_are_marked_and_all_is_escaped(line: str, marked: str) -> None:
+    assert options(line) == marked
