@@ -38,7 +38,6 @@ def render_text(
         ascii=wants_ascii() if ascii is None else ascii,
     )
     _header(page, run)
-    _measured(page, run)
     for action in group.actions(run):
         _heading(page, action.title, action.lead)
         for issue in action.issues:
@@ -47,6 +46,7 @@ def render_text(
     _unmet(page, run)
     _waived(page, run, verbose)
     _notes(page, run, verbose)
+    _measured(page, run)
     if verbose:
         _rest(page, run)
     _summary(page, run, verbose)
@@ -70,17 +70,6 @@ def _heading(page: Page, title: str, lead: str = "") -> None:
     page.blank()
     page.put((title.upper(), "bold"), (lead, "dim"), hang=2, between="  ")
     page.blank()
-
-
-def _measured(page: Page, run: Run) -> None:
-    if run.measured:
-        # An audit without measurements does without it.
-        from hostcheck.render.bench import put_figures
-
-        _heading(
-            page, "Measured", "Each number beside what is physically possible; the mark in a bar is what is wanted."
-        )
-        put_figures(page, run.measured)
 
 
 def _issue(page: Page, issue: group.Issue, verbose: bool) -> None:
@@ -196,6 +185,17 @@ def _notes(page: Page, run: Run, verbose: bool) -> None:
         _more(page, len(note.seen) - len(shown), "line", indent=4)
         for fix in note.fixes if verbose else ():
             page.verbatim(fix, indent=6, style="cyan")
+
+
+def _measured(page: Page, run: Run) -> None:
+    if run.measured:
+        # An audit without measurements does without it.
+        from hostcheck.render.bench import put_figures
+
+        _heading(
+            page, "Measured", "Each number beside what is physically possible; the mark in a bar is what is wanted."
+        )
+        put_figures(page, run.measured)
 
 
 def _rest(page: Page, run: Run) -> None:
