@@ -72,3 +72,8 @@ def need(value: Maybe[T]) -> T:
     if isinstance(value, NotApplicable):
         raise NotApplicable(value.why)
     return value
+
+
+def install(extra: str) -> str:
+    """Return the command that brings an extra. On PyPI the name hostcheck is another project's."""
+    return f"pip install '.[{extra}]' in the checkout of hostcheck"

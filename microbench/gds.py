@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.bench.options import FOLDER
-from hostcheck.errors import HostcheckError, NotApplicable
+from hostcheck.errors import HostcheckError, NotApplicable, install
 from hostcheck.registry import bench
 
 from . import pattern, storage
@@ -34,7 +34,7 @@ _WRITING = 0.15
 """Share of the time that goes into writing the file; each of six reads takes as long or less."""
 _MAY_FALL_BACK = False
 
-_INSTALL = "pip install 'hostcheck[bench]'"
+_INSTALL = install("bench")
 _NOT_SET_UP = "DRIVER_NOT_INITIALIZED"
 _ADVICE = {
     "IO_NOT_SUPPORTED": "its file system or drive is none that can be read straight; gdscheck -p lists those that can",

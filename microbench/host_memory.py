@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostcheck.bench.cgroup import cpus_left, memory_left
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
-from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.errors import HostcheckError, Unavailable, install
 from hostcheck.model import Scalar
 from hostcheck.registry import bench
 
@@ -35,7 +35,7 @@ _LINE = 64
 _SHARE = 0.25
 _PIECE = 1 << 15
 _CHASED = 200_000
-_NUMBA = "numba is not installed: pip install 'hostcheck[bench]'"
+_NUMBA = f"numba is not installed: {install('bench')}"
 
 
 @dataclass(frozen=True, slots=True)

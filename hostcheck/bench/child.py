@@ -27,7 +27,7 @@ from hostcheck.bench.model import Conditions, Level, Measurement, Missing, Sampl
 from hostcheck.bench.pinning import pin
 from hostcheck.bench.validity import Ceilings, fault, statistic
 from hostcheck.bench.wire import Beside, Done, Event, Got, Lacking, Order, Plan, Ready
-from hostcheck.errors import HostcheckError, NotApplicable, Unavailable
+from hostcheck.errors import HostcheckError, NotApplicable, Unavailable, install
 from hostcheck.registry import BENCHES, Bench
 
 _PR_SET_PDEATHSIG = 1
@@ -249,7 +249,7 @@ class _Worker:
             applies = not isinstance(problem, NotApplicable)
             return Missing(bench=bench, subject=subject, why=str(problem) or type(problem).__name__, applies=applies)
         if isinstance(problem, ModuleNotFoundError) and made and made.backend:
-            why = f"the Python package {problem.name} is missing: pip install 'hostcheck[{made.backend}]'"
+            why = f"the Python package {problem.name} is missing: {install(made.backend)}"
             return Missing(bench=bench, subject=subject, why=why)
         if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
             return Missing(bench=bench, subject=subject, why=f"there is not enough memory: {_line(problem)}")

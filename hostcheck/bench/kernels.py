@@ -17,10 +17,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hostcheck.errors import HostcheckError
+from hostcheck.errors import HostcheckError, install
 
 FOLDER = "hostcheck.microbench"
-INSTALL = "pip install 'hostcheck[bench]' (or 'hostcheck[bench-cu12]' for drivers older than 580)"
+INSTALL = f"{install('bench')} ('.[bench-cu12]' for drivers older than 580)"
 
 _OPTIONS = ("--std=c++17",)
 _ELF = b"\x7fELF"

@@ -18,7 +18,7 @@ from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import NOT_RUN, RUN_ON, Backend, Level, Measurement, Missing, Scope, Session
 from hostcheck.bench.parent import STARTING, Harvest, Parent, Progress, Step
 from hostcheck.bench.pinning import node_of
-from hostcheck.errors import HostcheckError, Unavailable
+from hostcheck.errors import HostcheckError, Unavailable, install
 from hostcheck.facts.bench import gpus_in
 from hostcheck.facts.gpu_types import Gpu
 from hostcheck.gpu_table import find
@@ -248,9 +248,7 @@ def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[
         if made.scope is Scope.HOST:
             can.append(made)
         elif made.backend in absent:
-            why = (
-                f"{_PACKAGES[made.backend].partition('.')[0]} is not installed: pip install 'hostcheck[{made.backend}]'"
-            )
+            why = f"{_PACKAGES[made.backend].partition('.')[0]} is not installed: {install(made.backend)}"
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
         elif made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
             why = "it needs two GPUs or more"

@@ -24,7 +24,7 @@ from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import Finite, clear_progress, look_ahead, progress, write
 from hostcheck.cli.views import View
-from hostcheck.errors import HostcheckError
+from hostcheck.errors import HostcheckError, install
 from hostcheck.render import FORMATS
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def command() -> None:
     hostcheck bench nccl --hosts 'gpu[1-8]'   collectives between hosts, over SSH
     hostcheck audit --from FILE               judge what was measured again, by other expectations
 
-    Needs the NVIDIA driver and pip install 'hostcheck[bench]'; matrix products and NCCL also 'hostcheck[torch]'. Sets
+    Needs the NVIDIA driver and the extra [bench]; matrix products and NCCL also [torch] (bench explain NAME). Sets
     no clock, no limit and no mode. A GPU that somebody uses is left alone.
     """
 
@@ -248,7 +248,7 @@ def run(
     from hostcheck.facts.base import Facts
     from hostcheck.facts.host import traits
     from hostcheck.render.bench import render_session
-    from hostcheck.snapshot.local import INTERRUPTED as NOTE
+    from hostcheck.snapshot.local import is_interrupted
 
     look_ahead(save, output)
     checklist = judging.checklist()
@@ -260,7 +260,7 @@ def run(
     floors = Floors((*shipped_layers(checklist.role, gpus=True), *layers, *checklist.layers))
     session, interrupted = measuring.session(floors=floors)
     snapshot = with_results(_snapshot(), session)
-    interrupted = interrupted or any(reading.note == NOTE for reading in snapshot.readings.values())
+    interrupted = interrupted or is_interrupted(snapshot)
     kept = _keep(snapshot, save)
     try:
         facts = Facts(snapshot)
@@ -315,7 +315,7 @@ def explained(id: str) -> list[str]:
     lines = [id, "", *textwrap.wrap(made.title, 88), ""]
     for paragraph in made.rationale.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
-    needs = f"pip install 'hostcheck[{made.backend.value}]'" if made.backend else "nothing else"
+    needs = install(made.backend.value) if made.backend else "nothing else"
     where = {
         "host": "the host",
         "gpu": "each GPU",

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hostcheck.errors import HostcheckError
+from hostcheck.errors import HostcheckError, install
 from hostcheck.fleet.replies import file_replies
 from hostcheck.fleet.targets import Target
 
@@ -209,5 +209,5 @@ def _tool(name: str) -> str:
     here = shutil.which(name, path=str(Path(sys.executable).parent))
     found = here or shutil.which(name)
     if found is None:
-        raise HostcheckError(f"{name} is not installed: pip install 'hostcheck[ansible]', or the package ansible-core")
+        raise HostcheckError(f"{name} is not installed: {install('ansible')}, or the package ansible-core")
     return found

@@ -37,7 +37,7 @@ def tool(name: str) -> str:
     """Return a part that the tests need; without it, a person is told and CI fails."""
     found = shutil.which(name, path=os.pathsep.join((str(BIN), os.environ["PATH"], "/usr/sbin", "/sbin")))
     if found is None:
-        why = f"{name} is not here: pip install 'hostcheck[dev]' and scripts/install-test-parts bring it"
+        why = f"{name} is not here: pip install '.[dev]' and scripts/install-test-parts bring it"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
     return found
 

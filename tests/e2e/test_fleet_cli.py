@@ -189,7 +189,7 @@ def test_two_fifths_are_dead_and_one_crawls_and_the_others_do_not_notice(lab: La
 def test_an_inventory_by_either_way(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, via: str) -> None:
     monkeypatch.setenv("PATH", os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     if shutil.which("ansible-playbook") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("ansible-core is not here: pip install 'hostcheck[dev]'")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("ansible-core is not here: pip install '.[dev]'")
     monkeypatch.setenv("ANSIBLE_HOME", str(tmp_path / "ansible"))
     one, two = lab.host("one").address, lab.host("many0").address
     inventory, run = tmp_path / "hosts.ini", tmp_path / "run"

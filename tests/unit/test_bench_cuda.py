@@ -202,10 +202,10 @@ def test_without_cuda_bindings_it_says_how_to_get_them(monkeypatch):
     kernels.nvrtc_version.cache_clear()
     with pytest.raises(HostcheckError) as caught:
         cuda.Device()
-    assert "pip install 'hostcheck[bench]'" in one_line(caught.value)
+    assert "pip install '.[bench]' in the checkout" in one_line(caught.value)
     with pytest.raises(HostcheckError) as caught:
         kernels.compiled("hold", "sm_90a")
-    assert "pip install 'hostcheck[bench]'" in one_line(caught.value)
+    assert "pip install '.[bench]' in the checkout" in one_line(caught.value)
 
 
 def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
@@ -219,7 +219,7 @@ def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
         kernels.compiled("hold", "sm_90a")
     text = one_line(caught.value)
     assert "libnvrtc.so.12" in text
-    assert "pip install 'hostcheck[bench]'" in text
+    assert "pip install '.[bench]' in the checkout" in text
     kernels.nvrtc_version.cache_clear()
 
 

@@ -23,7 +23,7 @@ def library() -> Any:
         return gds._library()
     except NotApplicable:
         assert not os.environ.get("CI"), "cuFile is missing: pip install -e '.[dev]'"
-        pytest.skip("cuFile is not installed: pip install 'hostcheck[bench]'")
+        pytest.skip("cuFile is not installed: pip install '.[bench]'")
 
 
 NOT_SET_UP = """
@@ -55,7 +55,7 @@ def test_it_is_measured_only_where_the_user_says() -> None:
 
 def test_without_cufile_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(NotApplicable, match=r"cuFile is not installed .*: pip install 'hostcheck\[bench\]'"):
+    with pytest.raises(NotApplicable, match=r"cuFile is not installed .*: pip install '.\[bench\]'"):
         next(iter(gds.read(StandInLab(options={"path": "/scratch"}))))
 
 

@@ -21,7 +21,7 @@ def need_numba() -> None:
         import numba  # noqa: F401
     except ImportError:
         assert not os.environ.get("CI"), "numba is missing: pip install -e '.[dev]'"
-        pytest.skip("numba is not installed: pip install 'hostcheck[bench]'")
+        pytest.skip("numba is not installed: pip install '.[bench]'")
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_node_without_memory_is_measured_from_and_not_to() -> None:
 
 def test_without_numba_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "numba", None)
-    with pytest.raises(Unavailable, match=r"numba is not installed: pip install 'hostcheck\[bench\]'"):
+    with pytest.raises(Unavailable, match=r"numba is not installed: pip install '.\[bench\]'"):
         next(iter(host_memory.bandwidth(StandInLab())))
 
 

@@ -88,7 +88,7 @@ def test_a_bug_keeps_what_came_before_it_and_the_others_go_on() -> None:
     assert "bench_fakes.py" in missing["fake.raises"].bug
     assert missing["fake.refuses"].why == "there is no such folder; name another with --option path=FOLDER"
     assert missing["fake.refuses"].bug == ""
-    assert "pip install 'hostcheck[torch]'" in missing["fake.package"].why
+    assert "pip install '.[torch]' in the checkout" in missing["fake.package"].why
     assert missing["fake.silent"].why == "it gave no number"
 
 

@@ -169,7 +169,7 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     can, missing = lacking(wanted, Host(gpus=(GPU,)), named=False)
     assert [made.id for made in can] == ["fake.good", "fake.host"]
     assert {(entry.bench, entry.why, entry.applies) for entry in missing} == {
-        ("fake.package", "torch is not installed: pip install 'hostcheck[torch]'", False),
+        ("fake.package", "torch is not installed: pip install '.[torch]' in the checkout of hostcheck", False),
         ("fake.together", "it needs two GPUs or more", False),
     }
     _, named = lacking(wanted[:1], Host(gpus=(GPU,)), named=True)
