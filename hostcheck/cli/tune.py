@@ -423,7 +423,8 @@ def verify(ctx: click.Context, words: tuple[str, ...], judging: Judging, style: 
     Arguments of the kernel are held against those that it was started with; before a reboot, they wait for it.
 
     TRANSACTION is a number of `tune history`; without one, all that stands is judged. The exit code is 0 where all of
-    it passes, 4 where something does not, and 3 where something waits for a reboot or could not be determined.
+    it passes, 4 where something does not or could not be judged, and 3 where something waits for a reboot, or a host
+    could not be read.
     """
     from hostcheck.cli.tune_history import verify as run
 

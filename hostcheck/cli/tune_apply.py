@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,9 +121,17 @@ def _split(words: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
         raise HostcheckError(f"{files[1]}: one plan at a time; tune plan -o writes the plans of many hosts to one file")
     targets = tuple(word for word in words if word not in files)
     for word in targets:
-        if Path(word).is_file():
+        if _is_plan(word):
             raise HostcheckError(f"{word} is a file here: write ./{word}")
     return (Path(files[0]) if files else None), targets
+
+
+def _is_plan(word: str) -> bool:
+    """Whether a word that would be a host is a file here that may hold a plan."""
+    # A node set may be longer than any file's name.
+    with suppress(OSError), Path(word).open("rb") as file:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(1) == b"{"
+    return False
 
 
 def _given(file: Path | None) -> Plan | dict[str, Plan] | None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _VERIFIED = {
     0: "nothing that was changed fails",
-    3: "something waits for a reboot, or could not be determined",
-    4: "something that was changed does not pass",
+    3: "something waits for a reboot, or could not be read",
+    4: "something that was changed does not pass, or could not be judged",
 }
 _UNDONE = {
     0: "what was asked for is done",

@@ -32,18 +32,22 @@ class _Argument:
         name, value: as in a `Change`.
         boot: in which it was given; empty where that is not known.
         transaction: which gave it.
+        taken_back: the boot of a newer transaction that changed it and was taken back, then or in a later boot; empty
+            where there is none.
     """
 
     name: str
     value: str | None
     boot: str
     transaction: str
+    taken_back: str = ""
 
     def finding(self, facts: Facts) -> Finding | None:
         """Return whether the kernel was started with it; None while it waits for a reboot."""
         try:
             running = facts.get(CMDLINE).get(self.name.replace("-", "_"))
-            waits = running != self.value and facts.get(BOOT_ID) == self.boot
+            now = "" if running == self.value else facts.get(BOOT_ID)
+            waits = running != self.value and now == self.boot
         except Unavailable as missing:
             return Finding(status=Status.UNKNOWN, subject="host", summary=missing.why, cause=missing.probe)
         if waits:
@@ -51,7 +55,7 @@ class _Argument:
         given = f"without {self.name}" if running is None else f"with {_words(self.name, running)}"
         said = f"the kernel was started {given}"
         status = Status.PASS if running == self.value else Status.FAIL
-        if status is Status.FAIL and not self.boot:
+        if status is Status.FAIL and (not self.boot or self.taken_back not in ("", now)):
             status = Status.UNKNOWN
             said += f", and whether that was before {_words(self.name, self.value)} was set is not known"
         expected = Expected(
@@ -78,8 +82,8 @@ def _arguments(transactions: Sequence[Transaction]) -> list[_Argument]:
             if step.state in (StepState.APPLIED, StepState.SAME):
                 found[key] = _Argument(name=name, value=step.after, boot=each.boot, transaction=each.id)
             elif key in found:
-                # Taken back, the older one stands again; in which boot that was, the journal does not say.
-                found[key] = replace(found[key], boot="")
+                # Taken back, the older one stands again.
+                found[key] = replace(found[key], taken_back=each.boot)
     return [found[key] for key in sorted(found)]
 
 

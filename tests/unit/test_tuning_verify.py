@@ -132,6 +132,10 @@ def test_the_newest_word_on_an_argument_counts() -> None:
     undone = replace(newer, steps=(replace(newer.steps[0], state=StepState.UNDONE),))
     assert judged(started("ro init_on_alloc=0"), older, undone).how is How.VERIFIED
     assert judged(started("ro init_on_alloc=1"), older, undone).unmended == {NAME: "unknown"}
+    # What happened in the boot that still runs tells nothing of what the kernel was started with.
+    then = [replace(each, boot=NOW) for each in (older, undone)]
+    assert judged(started("ro init_on_alloc=1"), *then).how is How.WAITING
+    assert judged(started("ro init_on_alloc=1"), older, then[1]).unmended == {NAME: "fail"}
     # A newer one that found it given already does not make it wait again.
     again = replace(transaction(step(state=StepState.SAME), boot=NOW), id="2")
     assert judged(started("ro"), older, again).unmended == {NAME: "fail"}
