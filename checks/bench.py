@@ -171,7 +171,7 @@ def _detour(measured: Measurement, linked: set[frozenset[int]]) -> Finding | Non
     return Finding(
         status=Status.FAIL,
         subject=measured.subject,
-        summary=f"{_value(measured)}; {why}",
+        summary=f"{_name(measured) if measured.invalid or measured.value is None else _value(measured)}; {why}",
         observed=slow,
         fix="# Look for links that are down, and for Xids in dmesg.\n"
         "nvidia-smi topo -p2p n\n"

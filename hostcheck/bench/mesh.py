@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-GPU, SWITCH = 0, 2  # NVML_NVLINK_DEVICE_TYPE_*
+GPU, NPU, SWITCH = KINDS = range(3)  # NVML_NVLINK_DEVICE_TYPE_*; 255 is one that is not known
 
 
 @cache
@@ -32,7 +32,7 @@ def far_ends(uuid: str) -> tuple[tuple[int | None, str], ...]:
                 return ((SWITCH, ""),)
             with suppress(Exception):
                 address = address_of(pynvml.nvmlDeviceGetNvLinkRemotePciInfo(gpu, link))
-            if kind is not None or address:
+            if kind in KINDS or address:
                 found.append((kind, address))
     return tuple(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 
@@ -77,6 +78,12 @@ def _bad_input(words: list[str]) -> int:
     return UNDETERMINED if nagios else 2
 
 
+def _say(text: str) -> None:
+    """Say something on standard error, if that can be written."""
+    with suppress(HostcheckError):
+        click.echo(text, err=True)
+
+
 def main() -> None:
     """Run the command line and exit."""
     mend()
@@ -88,18 +95,18 @@ def main() -> None:
     except HostcheckError as problem:
         from hostcheck.render.safe import safe
 
-        click.echo(f"hostcheck: {safe(str(problem))}", err=True)
+        _say(f"hostcheck: {safe(str(problem))}")
         code = _bad_input(sys.argv)
     except click.ClickException as problem:
-        problem.show()
+        with suppress(HostcheckError):
+            problem.show()
         code = _bad_input(sys.argv)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("hostcheck: interrupted", err=True)
+        _say("hostcheck: interrupted")
         code = INTERRUPTED
     except Exception:
         import traceback
 
-        traceback.print_exc()
-        click.echo("hostcheck: this is a bug in hostcheck; nothing was judged", err=True)
+        _say(f"{traceback.format_exc()}hostcheck: this is a bug in hostcheck; nothing was judged")
         code = UNDETERMINED
     sys.exit(code)

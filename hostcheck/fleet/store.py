@@ -219,8 +219,8 @@ class Store:
         if not any((self._hosts / f"{stem}{end}").exists() for end in _ENDINGS):
             return Absentee(name=name, reach=NOT_ASKED, why="it has not been asked yet, or the run was interrupted")
         if told is None or told.get("name") != name:
-            record = self._hosts / f"{stem}.json"
-            return Absentee(name=name, reach=Reach.ERROR.value, why=f"its record cannot be read: {record}")
+            why = f"its record is missing or cannot be read: {self._hosts / f'{stem}.json'}"
+            return Absentee(name=name, reach=Reach.ERROR.value, why=why)
         if told.get("reach") != Reach.OK.value:
             return Absentee(name=name, reach=str(told.get("reach", "?"))[:40], why=str(told.get("why", ""))[:_LINE])
         if not archive.is_file():
