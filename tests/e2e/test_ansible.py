@@ -392,7 +392,7 @@ def test_an_address_that_only_ansible_resolves_is_no_hindrance_to_ansible(place:
 def test_without_ansible_it_is_said_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(place / "python"))
     monkeypatch.setenv("PATH", str(place))
-    with pytest.raises(HostcheckError, match=r"hostcheck\[ansible\]"):
+    with pytest.raises(HostcheckError, match=r"'\.\[ansible\]'"):
         read_inventory(inventory(place, local("a")), None)
 
 
