@@ -248,7 +248,7 @@ def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[
         if made.scope is Scope.HOST:
             can.append(made)
         elif made.backend in absent:
-            why = f"{_PACKAGES[made.backend].partition('.')[0]} is not installed: {install(made.backend)}"
+            why = f"{_PACKAGES[made.backend].replace('.', '-')} is not installed: {install(made.backend)}"
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
         elif made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
             why = "it needs two GPUs or more"
