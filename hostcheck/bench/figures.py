@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import median
 
 from hostcheck.bench.floors import Floors
-from hostcheck.bench.model import Measurement, Session
+from hostcheck.bench.model import ALL_GPUS, Measurement, Session
 from hostcheck.facts.bench import gpus_in, lower_is_better
 from hostcheck.model import Figure
 
@@ -47,7 +47,9 @@ def figures(session: Session, floors: Floors | None = None) -> tuple[Figure, ...
 
 
 def _hardware(session: Session, figure: Figure) -> str:
-    named = (f"gpu{index}" for subject in figure.subjects for index in gpus_in(subject))
+    named = [f"gpu{index}" for subject in figure.subjects for index in gpus_in(subject)]
+    if ALL_GPUS in figure.subjects:
+        named += session.devices
     return next((told["hardware"] for gpu in named if "hardware" in (told := session.devices.get(gpu, {}))), "")
 
 

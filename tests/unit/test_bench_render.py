@@ -129,11 +129,12 @@ def test_cases_of_one_benchmark_do_not_repeat_its_name() -> None:
 
 def test_what_was_never_run_on_such_a_part_is_told_once_for_each_benchmark() -> None:
     each = [replace(TRIAD, bench="tensor.pipe", case=case) for case in ("BF16", "FP8")]
-    every = (TRIAD, *each, replace(TRIAD, bench="launch.kernel", subject="gpu1"))
+    others = (("launch.kernel", "gpu1"), ("peer.all", "all GPUs"), ("cpu.jitter", "node0"))
+    every = (TRIAD, *each, *(replace(TRIAD, bench=bench, subject=subject) for bench, subject in others))
     devices = {"gpu0": {"hardware": "not run on this hardware by us"}, "gpu1": {}}
     session = Session(tool="t", taken="2026-11-21T00:00:00+00:00", level="quick", measurements=every, devices=devices)
     lines = render_session(session, color=False, width=100, ascii=True).splitlines()
-    assert "  hbm.triad, tensor.pipe: not run on this hardware by us" in lines
+    assert "  hbm.triad, tensor.pipe, peer.all: not run on this hardware by us" in lines
 
 
 def test_what_was_not_measured_is_told_once_for_each_reason() -> None:
