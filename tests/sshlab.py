@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from hostcheck.snapshot.probes import FileProbe
 from hostcheck.snapshot.program import program
 from hostcheck.transport.base import Answer, Reach
 from hostcheck.transport.ssh import SshOptions, SshTransport
+from waiting import until
 
 TEXT = program([FileProbe("memory.vm", ("/proc/sys/vm/swappiness",))]).encode()
 PASSWORD = "correct horse"
@@ -75,7 +75,7 @@ def require() -> None:
 def call(*words: str | Path, input: str | None = None) -> str:
     """Run a command that must succeed; return what it prints."""
     done = subprocess.run(
-        [str(word) for word in words], input=input, capture_output=True, text=True, check=False, timeout=30
+        [str(word) for word in words], input=input, capture_output=True, text=True, check=False, timeout=180
     )
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
@@ -293,16 +293,9 @@ class Lab:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        for _ in range(500):
-            # Without a connection, which a listener for one would waste: "0016" is the port, "0A" the state.
-            assert host.process.poll() is None, host.log
-            for table in ("tcp", "tcp6"):
-                with suppress(FileNotFoundError):
-                    sockets = Path(f"/proc/{host.process.pid}/net/{table}").read_text().splitlines()
-                    if any(line.split()[1].endswith(":0016") and line.split()[3] == "0A" for line in sockets[1:]):
-                        return
-            time.sleep(0.01)
-        raise AssertionError(f"{host.name} does not listen: {host.log}")
+        process = host.process
+        until(lambda: process.poll() is not None or _listens(process.pid))
+        assert process.poll() is None, f"{host.name} does not listen: {host.log}"
 
     def close(self) -> None:
         """Stop and remove all of it."""
@@ -358,6 +351,17 @@ def keygen(kind: str, path: Path, *further: str) -> Path:
     """Make a key pair."""
     call("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", path, "-C", path.name, *further)
     return path
+
+
+def _listens(pid: int) -> bool:
+    """Return whether port 22 is open where a process is, without a connection, which a listener for one would waste."""
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):
+            sockets = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()
+            # "0016" is the port, "0A" the state.
+            if any(line.split()[1].endswith(":0016") and line.split()[3] == "0A" for line in sockets[1:]):
+                return True
+    return False
 
 
 @contextmanager

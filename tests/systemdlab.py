@@ -79,7 +79,7 @@ class SystemdHost:
     def run(self, *words: str, text: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command there."""
         spaces = ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
-        done = subprocess.run([*spaces, *words], input=text, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*spaces, *words], input=text, capture_output=True, text=True, timeout=180, check=False)
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
         return done
 

@@ -41,7 +41,7 @@ def shell(command: list[str], text: str, **options: object) -> Snapshot:
     if shutil.which(command[0]) is None:
         assert not os.environ.get("CI"), f"{command[0]} is missing; scripts/install-test-parts installs it"
         pytest.skip(f"{command[0]} is not installed (scripts/install-test-parts)")
-    done = subprocess.run([*command, "-s"], input=text.encode(), capture_output=True, timeout=60, **options)  # type: ignore[call-overload]
+    done = subprocess.run([*command, "-s"], input=text.encode(), capture_output=True, timeout=180, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     return read_archive(done.stdout)
 

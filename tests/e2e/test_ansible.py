@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from hostcheck.registry import load_checks
 from hostcheck.snapshot.archive import read_archive, write_archive
 from hostcheck.snapshot.program import program
 from support import HOSTS, host
+from waiting import until
 
 COLLECTION = Path(__file__).parents[2] / "ansible"
 CLI = [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()"]
@@ -89,6 +89,11 @@ def free_port() -> int:
     return port
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as opened:
+        return opened.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     sshd, keygen = tool("sshd"), tool("ssh-keygen")
@@ -105,16 +110,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen([sshd, "-D", "-e", "-f", str(folder / "conf")], stderr=log)
     try:
-        for _ in range(100):
-            with socket.socket() as opened:
-                if opened.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert child.poll() is None, (folder / "log").read_text()
-            time.sleep(0.05)
+        until(lambda: child.poll() is not None or listens(port))
+        assert child.poll() is None, (folder / "log").read_text()
         yield Server(port, folder / "user", folder / "known", folder / "log")
     finally:
         child.terminate()
-        child.wait(10)
+        child.wait(120)
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +178,7 @@ def test_nothing_is_left_on_a_host(place: Path, server: Server, text: bytes) -> 
     run_via_ansible(inventory(place, server.line("a")), None, text, place / "run", 5, False)
     mine_or_others = folders() - before
     # Other tests run the program at the same time; their folders go, too.
-    for _ in range(900):
-        if not mine_or_others & folders():
-            break
-        time.sleep(0.1)
-    assert not mine_or_others & folders()
+    until(lambda: not mine_or_others & folders())
     assert not list(place.glob("ansible-home/tmp/*"))
 
 
@@ -222,18 +219,14 @@ run_via_ansible(Path("hosts.ini"), None, Path("program.sh").read_bytes(), Path("
 def test_an_interruption_keeps_what_came(place: Path) -> None:
     inventory(place, local("a", "b"))
     archive = base64.b64encode((HOSTS / "vm-2cpu.tar.gz").read_bytes()).decode()
-    first = f"if mkdir {place}/first 2>/dev/null; then printf %s {archive} | base64 -d; else exec sleep 20; fi\n"
+    first = f"if mkdir {place}/first 2>/dev/null; then printf %s {archive} | base64 -d; else exec sleep 600; fi\n"
     (place / "program.sh").write_text(first)
     child = subprocess.Popen(
         [sys.executable, "-P", "-c", INTERRUPTED], start_new_session=True, stderr=subprocess.DEVNULL
     )
-    for _ in range(600):
-        if list((place / "run" / "replies").glob("*.json")):
-            break
-        assert child.poll() is None
-        time.sleep(0.05)
+    until(lambda: list((place / "run" / "replies").glob("*.json")) or child.poll() is not None)
     os.killpg(child.pid, signal.SIGINT)
-    assert child.wait(30) != 0
+    assert child.wait(120) != 0
     assert len(list((place / "run" / "hosts").glob("*.tar.gz"))) == 1
 
 

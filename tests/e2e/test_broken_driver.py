@@ -50,8 +50,8 @@ SCRIPTS = {
     "prints half": 'printf \'<?xml version="1.0" ?><nvidia_smi_log><attached_gpus>2</attached_gpus><gpu id="00\'',
     "floods": "yes",
     "prints 1 GB": "head -c 1000000000 /dev/zero",
-    "never returns": "exec sleep 60",
-    "ignores being asked to stop": "trap '' TERM INT HUP; while :; do sleep 60; done",
+    "never returns": "exec sleep 600",
+    "ignores being asked to stop": "trap '' TERM INT HUP; while :; do sleep 600; done",
     "dies": "kill -SEGV $$",
 }
 
@@ -59,7 +59,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_nothing_passes_and_one_check_says_so(script: str, tmp_path: Path) -> None:
     snapshot, seconds = asked(tmp_path, script)
-    assert seconds < LIMIT + 2
+    assert seconds < 30
     found = results(snapshot)
     assert not [result for result in found.values() if result.status is Status.ERROR]
     assert found["gpu.driver-responds"].status is Status.FAIL
@@ -86,8 +86,8 @@ def test_a_driver_call_that_cannot_be_killed(tmp_path: Path) -> None:
     cage = freezer / f"hostcheck-smi-{os.getpid()}"
     cage.mkdir()
     try:
-        snapshot, seconds = asked(tmp_path, f"echo $$ >{cage}/tasks; echo FROZEN >{cage}/freezer.state; sleep 60")
-        assert seconds < LIMIT + 2
+        snapshot, seconds = asked(tmp_path, f"echo $$ >{cage}/tasks; echo FROZEN >{cage}/freezer.state; sleep 600")
+        assert seconds < 30
         found = results(snapshot)
         assert found["gpu.driver-responds"].status is Status.FAIL
         assert "cannot be killed" in found["gpu.driver-responds"].findings[0].summary

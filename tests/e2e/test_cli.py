@@ -240,7 +240,7 @@ def test_completion_offers_what_can_stand_there(
     monkeypatch.setenv("COMP_WORDS", " ".join(["hostcheck", *words]))
     monkeypatch.setenv("COMP_CWORD", str(len(words)))
     code = "import sys; from hostcheck.cli.main import main; sys.argv[0] = 'hostcheck'; main()"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=180, check=False)
     given = [line.removeprefix("plain,") for line in done.stdout.splitlines()]
     assert offered <= set(given), done.stderr
     assert len(given) == len(set(given))

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from hostcheck.errors import HostcheckError
 from hostcheck.fleet.store import Store
 from hostcheck.fleet.targets import Target
 from sshlab import HOSTILE, Lab
+from waiting import until
 
 MANY = 64
 ONLY = ("--only", "memory.swappiness", "--only", "platform")
@@ -143,18 +143,15 @@ def test_a_resumed_run_answers_the_same_question(lab: Lab, tmp_path: Path) -> No
 
 def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(lab: Lab, tmp_path: Path) -> None:
     hosts = [lab.host(f"many{number}").address for number in range(3)]
-    slow = lab.host("slow", command="sleep 60").address
+    slow = lab.host("slow", command="sleep 600").address
     run = tmp_path / "run"
     running = subprocess.Popen(
         command("audit", *hosts, slow, "--ssh-config", lab.config, "--run-dir", run, *ONLY),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
-    for _ in range(600):
-        if len(list(run.glob("hosts/*.json"))) == len(hosts):
-            break
-        time.sleep(0.05)
+    until(lambda: len(list(run.glob("hosts/*.json"))) == len(hosts))
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=20)
+    out, err = running.communicate(timeout=120)
     assert running.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err

@@ -39,7 +39,6 @@ def test_a_host_that_does_not_stop_sending(lab: Lab, name: str, rest: str) -> No
     answer = ask(lab, hostile(lab, f"flood-{name}", rest), most=4 << 20)
     refused(answer, Reach.TOO_MUCH, "more than 4 MiB", "cut off")
     assert answer.received < 6 << 20
-    assert answer.seconds < 8
 
 
 def test_noise_without_end(lab: Lab) -> None:

@@ -535,7 +535,7 @@ def test_systemd_takes_every_unit_and_drop_in(tmp_path: Path) -> None:
             env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
         )
         complaints = [line for line in done.stderr.splitlines() if "hostcheck" in line or name in line]
         assert not complaints, done.stderr

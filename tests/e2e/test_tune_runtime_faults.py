@@ -43,6 +43,7 @@ from tunelab import (
     real,
     write,
 )
+from waiting import until
 
 shells = pytest.mark.parametrize("command", SHELLS, ids=" ".join)
 
@@ -156,27 +157,20 @@ def test_the_connection_is_cut(command: Sequence[str], tmp_path: Path) -> None:
         assert child.stderr
         child.stdin.write(program.encode())
         child.stdin.close()
-        _until(lambda: (tmp_path / "at").exists())
+        until(lambda: (tmp_path / "at").exists())
         child.stdout.close()
         child.stderr.close()
         os.killpg(child.pid, signal.SIGHUP)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-        _until(lambda: _last_end(host) is End.COMMITTED)
-        _until(lambda: host.run(rollback_program()).outcome.end is End.ROLLED_BACK)
+        until(lambda: _last_end(host) is End.COMMITTED)
+        until(lambda: host.run(rollback_program()).outcome.end is End.ROLLED_BACK)
         assert host.state() == before, name
 
 
 def _last_end(host: Host) -> End:
     found = read_history(host.run(history_program()).out)
     return found[-1].end if found else End.CUT
-
-
-def _until(condition: object) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # --- the journal ---
@@ -440,7 +434,7 @@ def test_two_at_once(host: Host) -> None:
     assert first.stdout
     first.stdin.write(program.encode())
     first.stdin.close()
-    _until(lambda: (host.bin / "at").exists())
+    until(lambda: (host.bin / "at").exists())
     ran = host.run(apply_program(SMALL))
     assert ran.outcome.end is End.REFUSED
     assert "another hostcheck is changing this host: process " in ran.outcome.why
@@ -705,7 +699,7 @@ def test_confirmed_or_taken_back(host: Host) -> None:
     ran = host.run(apply_program(wanted, confirm_seconds=1))
     assert ran.outcome.end is End.AWAITING
     assert host.get("/sys/class/net/eth0/mtu") == "9000\n"
-    _until(lambda: _last_end(host) is End.ROLLED_BACK)
+    until(lambda: _last_end(host) is End.ROLLED_BACK)
     assert "it was not confirmed within 1 s" in read_history(host.run(history_program()).out)[-1].why
     assert host.state() == before
     late = host.run(confirm_program("2"))

@@ -32,6 +32,7 @@ from hostcheck.tuning.planfile import plan_text
 from hostcheck.tuning.program import apply_program, history_program, recover_program
 from sshlab import Host, Lab
 from tunelab import CHECKPOINT
+from waiting import until
 
 SETTING = "/proc/sys/net/ipv4/tcp_congestion_control"
 DROP_IN = "/etc/sysctl.d/90-hostcheck-net.ipv4.tcp_congestion_control.conf"
@@ -71,7 +72,7 @@ class Fleet:
         assert process is not None
         # The process is `ip`, which has become the sshd of the host.
         words = ["nsenter", "-t", str(process.pid), "-m", "-n", "sh", "-c", line]
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=180).stdout
 
     def value(self, name: str) -> str:
         return self.sh(name, f"cat {SETTING}").strip()
@@ -250,9 +251,7 @@ def cut_at(fleet: Fleet, name: str, checkpoint: int) -> tuple[Reach, bool]:
     assert text.count(CHECKPOINT) == 1
 
     def cut() -> None:
-        deadline = time.monotonic() + 20
-        while not (folder / "at").exists() and time.monotonic() < deadline and not (folder / "over").exists():
-            time.sleep(0.01)
+        until(lambda: (folder / "at").exists() or (folder / "over").exists())
         if (folder / "at").exists():
             host.cut()
             time.sleep(0.1)
@@ -268,7 +267,7 @@ def cut_at(fleet: Fleet, name: str, checkpoint: int) -> tuple[Reach, bool]:
 
 def settled(fleet: Fleet, name: str) -> tuple[End, list[StepState]]:
     """Return how the newest transaction ended, once it has."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         answer = sshlab.ask(fleet.lab.hosts[name].address, fleet.lab.config, history_program().encode())
         try:
@@ -368,11 +367,9 @@ def in_the_middle(fleet: Fleet, name: str, act: Callable[[subprocess.Popen[str]]
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=fleet.folder,
         env=ENVIRONMENT,
     ) as run:  # fmt: skip
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and "1" not in fleet.sh(name, "ls /var/lib/hostcheck/tx 2>/dev/null || :"):
-            time.sleep(0.01)
+        until(lambda: "1" in fleet.sh(name, "ls /var/lib/hostcheck/tx 2>/dev/null || :"))
         act(run)
-        said, _ = run.communicate(timeout=60)
+        said, _ = run.communicate(timeout=120)
     assert "Traceback" not in said, said
     return run.returncode, " ".join(said.split())
 

@@ -20,6 +20,7 @@ from hostcheck.bench.model import Measurement, Session
 from hostcheck.facts.bench import parse_results
 from hostcheck.snapshot.archive import read_archive
 from support import host
+from waiting import until
 
 TESTS = Path(bench_fakes.__file__).parent
 # What a plug-in's entry point would do: the fakes are in the register before the command begins.
@@ -54,7 +55,7 @@ def start(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> sub
 
 def bench(*arguments: str, nvml: dict[str, Any] | None = None, cwd: Path) -> tuple[int, str, str]:
     running = start(*arguments, nvml=nvml, cwd=cwd)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=120)
     return running.returncode, out, err
 
 
@@ -370,9 +371,7 @@ def begun(folder: Path) -> subprocess.Popen[str]:
     """Start what takes long, and return once it has told something."""
     told = folder / "told"
     running = start("fake.slow", "--option", f"told={told}", cwd=folder)
-    until = time.monotonic() + 50
-    while not told.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    until(told.exists)
     time.sleep(1)
     return running
 
@@ -381,7 +380,7 @@ def begun(folder: Path) -> subprocess.Popen[str]:
 def test_ctrl_c_and_the_end_of_a_job_keep_what_came(tmp_path: Path, number: signal.Signals) -> None:
     running = begun(tmp_path)
     running.send_signal(number)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "hostcheck: interrupted" in err
     assert "Traceback" not in err
@@ -397,12 +396,10 @@ def test_a_terminal_that_hangs_up_keeps_what_came(tmp_path: Path) -> None:
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environment(),
     )  # fmt: skip
     os.close(theirs)
-    until = time.monotonic() + 50
-    while not told.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    until(told.exists)
     time.sleep(1)
     os.close(ours)
-    assert running.wait(30) == 130
+    assert running.wait(120) == 130
     assert [measured.case for measured in kept(tmp_path).measurements] == ["early"]
 
 
@@ -416,7 +413,7 @@ def test_nohup_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         running.wait(2)
     running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=30)
+    running.communicate(timeout=120)
     assert running.returncode == 130
 
 

@@ -21,6 +21,7 @@ from hostcheck.bench.parent import Harvest, Parent, Progress, Step
 from hostcheck.bench.process import Child
 from hostcheck.bench.wire import Plan, Ready
 from hostcheck.registry import BENCHES
+from waiting import LONG, until
 
 GPUS = tuple(BenchGpu(index=number, ordinal=0, uuid=f"GPU-{number}", name="fake") for number in (0, 1, 3))
 
@@ -111,7 +112,7 @@ def test_a_gpu_whose_process_dies_again_and_again_is_left_alone() -> None:
 def test_a_hang_ends_at_its_limit_with_all_that_it_started() -> None:
     begun = time.monotonic()
     harvest = run("hangs", "good", grace=5.0)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < LONG
     (hung,) = harvest.missing
     assert (hung.bench, hung.subject) == ("fake.hangs", "gpu1")
     assert hung.why.startswith("the process that measured it gave no answer in 5 s; it was killed")
@@ -151,10 +152,7 @@ def test_a_number_that_is_none_is_invalid_and_costs_no_process() -> None:
 
 def test_what_a_benchmark_leaves_running_goes_with_its_process() -> None:
     (found,) = run("leaves", gpus=GPUS[:1]).measurements
-    until = time.monotonic() + 5
-    while not (gone := is_gone(int(str(found.details["pid"])))) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert gone
+    until(lambda: is_gone(int(str(found.details["pid"]))))
 
 
 def test_a_child_that_cannot_start_is_named() -> None:
@@ -187,7 +185,7 @@ def test_ranks_find_each_other() -> None:
 def test_a_rank_that_dies_takes_the_benchmark_along_and_no_more() -> None:
     begun = time.monotonic()
     harvest = run("ranks", "good", die="1")
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < LONG
     assert [(m.subject, "exit status 7" in m.why) for m in harvest.missing] == [("gpu1", True)]
     assert set(of(harvest, "good")) >= {"gpu0", "gpu1", "gpu3"}
 
@@ -231,10 +229,7 @@ def test_a_child_touches_nothing_before_it_may() -> None:
     time.sleep(0.5)
     assert child.events() == []
     child.begin(0.0)
-    until = time.monotonic() + 20
-    while not (events := child.events()) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert [type(event) for event in events] == [Ready]
+    assert [type(event) for event in until(child.events)] == [Ready]
     assert child.end(20.0)
     assert child.process.returncode == 0
     child.close()
@@ -327,10 +322,7 @@ def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
         assert run.stdout is not None
         pid = int(run.stdout.readline())
         run.kill()
-    until = time.monotonic() + 5
-    while not is_gone(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert is_gone(pid)
+    until(lambda: is_gone(pid))
 
 
 def test_what_cannot_be_killed_is_left_behind_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: came.append(pipe.read_bytes()))
     reader.start()
     write(pipe, b"all of it")
-    reader.join(10)
+    reader.join(60)
     assert came == [b"all of it"]
     assert pipe.is_fifo()
 

@@ -174,7 +174,7 @@ def test_both_producers_bring_the_very_bytes(command: list[str], tmp_path: Path)
         (folder / address).mkdir(parents=True)
         (folder / address / "config").write_bytes(data)
     text = program([CONFIG]).replace("/sys/bus/pci/drivers/pcieport", str(folder))
-    done = subprocess.run([*command, "-s"], input=text.encode(), capture_output=True, timeout=60, check=True)
+    done = subprocess.run([*command, "-s"], input=text.encode(), capture_output=True, timeout=180, check=True)
     remote, local = read_archive(done.stdout), collect([CONFIG], root=str(tmp_path))
     for snapshot, root in ((remote, str(tmp_path)), (local, "")):
         files = snapshot.readings[CONFIG.id].files

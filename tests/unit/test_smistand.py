@@ -14,7 +14,7 @@ from smistand import FIRST, Stand
 
 def call(stand: Stand, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["nvidia-smi", *words], env={"PATH": stand.path}, capture_output=True, text=True, timeout=20, check=False
+        ["nvidia-smi", *words], env={"PATH": stand.path}, capture_output=True, text=True, timeout=180, check=False
     )
 
 
