@@ -6,7 +6,6 @@ import datetime as dt
 import io
 import os
 import re
-import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from hostcheck.bench.model import Level
 from hostcheck.cli import bench_nccl
 from hostcheck.cli.judging import Judging, judging_options
 from hostcheck.cli.main import INTERRUPTED
-from hostcheck.cli.options import Finite, clear_progress, look_ahead, progress, write
+from hostcheck.cli.options import BENCH_ID, Finite, clear_progress, look_ahead, progress, write
+from hostcheck.cli.signals import interrupt_on_signals
 from hostcheck.cli.views import View
 from hostcheck.errors import HostcheckError, install
 from hostcheck.render import FORMATS
@@ -36,20 +36,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-class BenchId(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
-    """A benchmark or a pattern of some; completes from the register."""
-
-    name = "benchmark"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        from hostcheck.registry import load_benches
-
-        return [click.shell_completion.CompletionItem(id) for id in load_benches() if id.startswith(incomplete)]
-
-
-class _Duration(click.ParamType):  # type: ignore[type-arg] # as above
+class _Duration(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
     """A time such as 90, 90s, 10m or 2h, in seconds."""
 
     name = "duration"
@@ -103,7 +90,7 @@ class Measuring:
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
-        _keep_on_signals()
+        interrupt_on_signals()
         try:
             session, harvest = measure(
                 steps, host, missing, level=level, options=options, tell=_show(), floors=floors, duration=self.duration
@@ -143,7 +130,7 @@ class Measuring:
 
 _LEVELS = [level.name.lower() for level in Level]
 _OPTIONS = (
-    click.argument("names", nargs=-1, type=BenchId()),
+    click.argument("names", nargs=-1, type=BENCH_ID),
     click.option("--gpus", metavar="LIST", default="", help="Only these GPUs, such as 0,2-3, or UUIDs."),
     click.option("--duration", type=_Duration(), metavar="TIME", help="Take this long in all, such as 90s, 10m or 2h."),
     click.option(
@@ -188,7 +175,7 @@ class _Bench(click.Group):
         run = self.commands["run"]
         if incomplete.startswith("-"):
             return run.shell_complete(ctx, incomplete)
-        return [*super().shell_complete(ctx, incomplete), *BenchId().shell_complete(ctx, run.params[0], incomplete)]
+        return [*super().shell_complete(ctx, incomplete), *BENCH_ID.shell_complete(ctx, run.params[0], incomplete)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # While a shell completes, nothing is no run: it wants to know the subcommands, too.
@@ -292,7 +279,7 @@ def list_() -> None:
 
 
 @command.command("explain")
-@click.argument("name", type=BenchId())
+@click.argument("name", type=BENCH_ID)
 def explain(name: str) -> None:
     """Explain one benchmark: what it measures, how, and what a low number means."""
     from hostcheck.expect import suggest
@@ -419,20 +406,6 @@ def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path |
         ctx.exit(INTERRUPTED)
     worse = any(each.worse for each in comparison.compared)
     ctx.exit(1 if worse else 3 if comparison.apart or not comparison.compared else 0)
-
-
-def _keep_on_signals() -> None:
-    """Let SIGTERM, as of schedulers, and SIGHUP, as of an SSH session that is gone, keep what came, as Ctrl-C does."""
-
-    def end(*_: object) -> None:
-        # The shell that hangs up may send it once more, while what came is being kept.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup ignores it.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
 
 
 def _show() -> Callable[[Progress], None]:

@@ -14,6 +14,7 @@ import click
 from hostcheck import __version__
 from hostcheck.cli.main import INTERRUPTED
 from hostcheck.cli.options import Finite, look_ahead, write
+from hostcheck.cli.signals import interrupt_on_signals
 from hostcheck.errors import HostcheckError
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def command(
     )
     program(launch, 0, 2, master or targets[0].address)
     make = over_ssh(SshOptions(config_path=ssh_config, accept_new=accept_new_keys), user)
+    interrupt_on_signals()
     begun = dt.datetime.now(dt.UTC)
     started = time.monotonic()
     try:

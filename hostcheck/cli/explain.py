@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from hostcheck.audit import shipped_layers
-from hostcheck.cli.options import AnyId
+from hostcheck.cli.options import ANY_ID
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import Key, key_of, shipped_names, suggest
 from hostcheck.registry import Check, Tuner, load_checks, load_tuners
@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 @click.command("explain")
-@click.argument("name", type=AnyId(), metavar="ID")
+@click.argument("name", type=ANY_ID, metavar="ID")
 def command(name: str) -> None:
     """Explain one check: what is true when it passes, why that matters, what it reads and what it expects.
 

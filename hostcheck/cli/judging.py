@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hostcheck.cli.options import CheckId
+from hostcheck.cli.options import CHECK_ID
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Severity
 
@@ -112,11 +112,11 @@ _OPTIONS = {
         "--role", type=_Role(), metavar="ROLE", help="What the host is for: training (default), inference or latency."
     ),
     "only": click.option(
-        "--only", multiple=True, type=CheckId(), help="Run only these checks, such as gpu or 'memory.thp-*'."
+        "--only", multiple=True, type=CHECK_ID, help="Run only these checks, such as gpu or 'memory.thp-*'."
     ),
-    "skip": click.option("--skip", multiple=True, type=CheckId(), help="Leave these checks out; the report says so."),
+    "skip": click.option("--skip", multiple=True, type=CHECK_ID, help="Leave these checks out; the report says so."),
     "require": click.option(
-        "--require", multiple=True, type=CheckId(), help="These checks must pass, or the exit code is 3."
+        "--require", multiple=True, type=CHECK_ID, help="These checks must pass, or the exit code is 3."
     ),
     "settings": click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one expectation."),
     "fail_on": click.option(

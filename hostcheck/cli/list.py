@@ -6,12 +6,12 @@ import json
 
 import click
 
-from hostcheck.cli.options import AnyId
+from hostcheck.cli.options import ANY_ID
 from hostcheck.registry import load_checks, load_tuners, select
 
 
 @click.command("list")
-@click.argument("patterns", nargs=-1, type=AnyId())
+@click.argument("patterns", nargs=-1, type=ANY_ID)
 @click.option("--tuners", is_flag=True, help="List what `hostcheck tune` can change.")
 @click.option("--format", "style", type=click.Choice(("text", "json")), default="text", help="Form of the output.")
 def command(patterns: tuple[str, ...], tuners: bool, style: str) -> None:

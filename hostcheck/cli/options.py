@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,50 @@ class Finite(click.FloatRange):
         return number
 
 
-class CheckId(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
-    """A check id or a pattern of ids; completes from the register."""
+class Id(click.ParamType):  # type: ignore[type-arg] # older releases of click have no type argument
+    """An id, or a pattern of ids; completes from what there is."""
 
-    name = "check"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        from hostcheck.registry import load_checks
-
-        return [click.shell_completion.CompletionItem(id) for id in load_checks() if id.startswith(incomplete)]
-
-
-class TunerId(click.ParamType):  # type: ignore[type-arg] # as above
-    """The id of a tuner, of a check that one mends, or a pattern of such ids; completes from the register."""
-
-    name = "tuner"
+    def __init__(self, name: str, ids: Callable[[], Iterable[str]]) -> None:
+        """Take what help calls it, and what gives the ids; that is asked only to complete one."""
+        self.name = name
+        self._ids = ids
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
-        from hostcheck.registry import load_tuners
+        return [click.shell_completion.CompletionItem(id) for id in self._ids() if id.startswith(incomplete)]
 
-        tuners = load_tuners()
-        ids = sorted({*tuners, *(fix for tuner in tuners.values() for fix in tuner.fixes)})
-        return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
+
+def _checks() -> Iterable[str]:
+    from hostcheck.registry import load_checks
+
+    return load_checks()
+
+
+def _tuners() -> Iterable[str]:
+    from hostcheck.registry import load_tuners
+
+    return load_tuners()
+
+
+def _mended() -> Iterable[str]:
+    from hostcheck.registry import load_tuners
+
+    return (fix for tuner in load_tuners().values() for fix in tuner.fixes)
+
+
+def _benches() -> Iterable[str]:
+    from hostcheck.registry import load_benches
+
+    return load_benches()
+
+
+CHECK_ID = Id("check", _checks)
+TUNER_ID = Id("tuner", lambda: sorted({*_tuners(), *_mended()}))
+"""Of a tuner, or of a check that one mends."""
+ANY_ID = Id("id", lambda: sorted({*_checks(), *_tuners()}))
+"""Of a check, or of a tuner."""
+BENCH_ID = Id("benchmark", _benches)
 
 
 class PlanOrTarget(click.ParamType):  # type: ignore[type-arg] # as above
@@ -64,20 +82,6 @@ class PlanOrTarget(click.ParamType):  # type: ignore[type-arg] # as above
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
         return [click.shell_completion.CompletionItem(incomplete, type="file")]
-
-
-class AnyId(click.ParamType):  # type: ignore[type-arg] # as above
-    """The id of a check or of a tuner; completes from the register."""
-
-    name = "id"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        from hostcheck.registry import load_checks, load_tuners
-
-        ids = sorted({*load_checks(), *load_tuners()})
-        return [click.shell_completion.CompletionItem(id) for id in ids if id.startswith(incomplete)]
 
 
 def write(path: Path, data: bytes, *, private: bool = False) -> None:

@@ -13,7 +13,7 @@ import click
 
 from hostcheck.cli.audit_fleet import Remote, remote_options
 from hostcheck.cli.judging import Judging, judging_options
-from hostcheck.cli.options import PlanOrTarget, TunerId, clear_progress, progress, write
+from hostcheck.cli.options import TUNER_ID, PlanOrTarget, clear_progress, progress, write
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Severity
 from hostcheck.tuning.change import Risk, Scope
@@ -108,10 +108,10 @@ _WANTED = {
     "only": click.option(
         "--only",
         multiple=True,
-        type=TunerId(),
+        type=TUNER_ID,
         help="Only what these tuners change, or what mends these checks, such as memory or 'cpu.*'.",
     ),
-    "skip": click.option("--skip", multiple=True, type=TunerId(), help="Leave these out."),
+    "skip": click.option("--skip", multiple=True, type=TUNER_ID, help="Leave these out."),
     "max_risk": click.option(
         "--max-risk",
         type=click.Choice([str(risk) for risk in Risk]),

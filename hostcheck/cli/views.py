@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hostcheck.cli.options import write
 from hostcheck.errors import HostcheckError
@@ -49,18 +50,22 @@ class View:
     nagios: bool
 
     def __post_init__(self) -> None:
-        if self.style is None:
-            _style(self.output)
+        self._form()
 
     def run(self, run: Run) -> int:
         """Show one host; return the exit code."""
-        style = self.style or _style(self.output)
-        if self.output is None:
-            text = render(run, style, verbose=self.verbose)
-        else:
-            text = render(run, style, verbose=self.verbose, color=False, width=100, ascii=False)
-        self._write(text)
+        self._write(render(run, self._form(), verbose=self.verbose, **self._page()))
         return nagios_code(run) if self.nagios else exit_code(run)
+
+    def fleet(self, fleet: FleetRun) -> int:
+        """Show a fleet; return the exit code."""
+        from hostcheck.render.fleet import render_fleet
+
+        self._write(render_fleet(fleet, self._form(), verbose=self.verbose, **self._page()))
+        code = fleet_exit_code(fleet)
+        if self.nagios and code == 1:
+            return 2 if any(nagios_code(run) == 2 for run in fleet.runs.values()) else 1
+        return code
 
     def check_host(self) -> None:
         """Refuse what cannot show one host, before anything is asked.
@@ -68,9 +73,7 @@ class View:
         Raises:
             HostcheckError: one line with what can.
         """
-        style = self.style or _style(self.output)
-        if style not in FORMATS:
-            raise HostcheckError(f"one host is shown as {', '.join(FORMATS)}, not as {style}")
+        self._check("one host", FORMATS)
 
     def check_fleet(self) -> None:
         """Refuse what cannot show a fleet, before anything is asked.
@@ -80,24 +83,18 @@ class View:
         """
         from hostcheck.render.fleet import FORMATS as FLEET_FORMATS
 
-        style = self.style or _style(self.output)
-        if style not in FLEET_FORMATS:
-            raise HostcheckError(f"a fleet is shown as {', '.join(FLEET_FORMATS)}, not as {style}")
+        self._check("a fleet", FLEET_FORMATS)
 
-    def fleet(self, fleet: FleetRun) -> int:
-        """Show a fleet; return the exit code."""
-        from hostcheck.render.fleet import render_fleet
+    def _check(self, what: str, forms: Collection[str]) -> None:
+        if self._form() not in forms:
+            raise HostcheckError(f"{what} is shown as {', '.join(forms)}, not as {self._form()}")
 
-        style = self.style or _style(self.output)
-        if self.output is None:
-            text = render_fleet(fleet, style, verbose=self.verbose)
-        else:
-            text = render_fleet(fleet, style, verbose=self.verbose, color=False, width=100, ascii=False)
-        self._write(text)
-        code = fleet_exit_code(fleet)
-        if self.nagios and code == 1:
-            return 2 if any(nagios_code(run) == 2 for run in fleet.runs.values()) else 1
-        return code
+    def _form(self) -> str:
+        return self.style or _style(self.output)
+
+    def _page(self) -> Mapping[str, Any]:
+        """Return how a file is written: the same wherever it is made. A terminal is asked what it can show."""
+        return {} if self.output is None else {"color": False, "width": 100, "ascii": False}
 
     def _write(self, text: str) -> None:
         write(self.output or Path("-"), text.encode("utf-8", "replace"))

@@ -22,6 +22,7 @@ from hostcheck.bench.ranks import Launch, Outcome, run
 from hostcheck.fleet.targets import Target
 from hostcheck.transport.ssh import SshOptions, SshTransport
 from sshlab import Host, Lab
+from waiting import LONG, until
 
 # Gloo asks which address the host's name has, and here all hosts have the name of this machine.
 ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "eth0"}
@@ -74,11 +75,8 @@ def left_behind(host: Host) -> list[str]:
     return [command for command in commands if "sshd" not in command]
 
 
-def settle(hosts: Sequence[Host], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while any(left_behind(host) for host in hosts):
-        assert time.monotonic() < until, [left_behind(host) for host in hosts]
-        time.sleep(0.2)
+def settle(hosts: Sequence[Host]) -> None:
+    until(lambda: not any(left_behind(host) for host in hosts))
 
 
 def test_three_hosts_measure_together(lab: Lab, hosts: list[Host], tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_three_hosts_measure_together(lab: Lab, hosts: list[Host], tmp_path: Pat
     assert [(found.operation, found.ranks, found.wrong) for found in outcome.found] == [
         ("all-reduce", 3, {}), ("send-receive", 3, {}),
     ]  # fmt: skip
-    assert all(0 < seconds < 5 for found in outcome.found for seconds in found.seconds)
+    assert all(0 < seconds < LONG for found in outcome.found for seconds in found.seconds)
     settle(hosts)
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +98,7 @@ def test_a_host_without_torch_is_named_and_the_others_are_let_go(lab: Lab, hosts
     assert outcome.absent == {"lacking"}
     assert "torch" in outcome.failed["lacking"] or "encodings" in outcome.failed["lacking"]
     assert outcome.found == ()
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < LONG
     settle(hosts)
 
 
@@ -137,10 +135,10 @@ def test_a_host_that_goes_in_the_middle(lab: Lab, hosts: list[Host], tmp_path: P
 def test_nothing_stays_when_we_go(lab: Lab, hosts: list[Host]) -> None:
     began = time.monotonic()
     outcome = measure(lab, hosts[:2], launch(cases=[("all-reduce", 1_000_000, 300.0)]), seconds=8)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < LONG
     assert set(outcome.failed) == {"rank0", "rank1"}
     assert all("no complete answer in 8 s" in why for why in outcome.failed.values())
-    settle(hosts, seconds=40)
+    settle(hosts)
 
 
 def find_bad(lab: Lab, hosts: Sequence[Host], asked: Launch) -> Between:
@@ -233,8 +231,12 @@ def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("further", [[], ["--pairs"]])
-def test_an_interrupt_lets_all_hosts_go(lab: Lab, hosts: list[Host], further: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "further"), [(signal.SIGINT, []), (signal.SIGINT, ["--pairs"]), (signal.SIGTERM, ["--pairs"])]
+)
+def test_an_interrupt_lets_all_hosts_go(
+    lab: Lab, hosts: list[Host], number: signal.Signals, further: list[str]
+) -> None:
     words = [
         "bench", "nccl", "--hosts", ",".join(host.address for host in hosts), "--ssh-config", lab.config,
         "--python", torchlab.python(), "--backend", "gloo", "--env", "GLOO_SOCKET_IFNAME=eth0",
@@ -244,13 +246,10 @@ def test_an_interrupt_lets_all_hosts_go(lab: Lab, hosts: list[Host], further: li
         [sys.executable, "-P", "-c", "from hostcheck.cli.main import main; main()", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until = time.monotonic() + 30
-    while not left_behind(hosts[0]):
-        assert time.monotonic() < until
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    until(lambda: left_behind(hosts[0]))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; all hosts were let go" in err
     assert "Traceback" not in err
-    settle(hosts, seconds=40)
+    settle(hosts)
