@@ -15,6 +15,8 @@ from hostcheck.tuning.journal import End, StepState
 from hostcheck.tuning.program import apply_program, recover_program, rollback_program
 from tunelab import RUN, SHELLS, Host, every_kind, made_up, real
 
+pytestmark = pytest.mark.sh
+
 shells = pytest.mark.parametrize("command", SHELLS, ids=" ".join)
 
 

@@ -45,6 +45,8 @@ from tunelab import (
 )
 from waiting import until
 
+pytestmark = pytest.mark.sh
+
 shells = pytest.mark.parametrize("command", SHELLS, ids=" ".join)
 
 

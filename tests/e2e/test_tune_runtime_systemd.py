@@ -15,6 +15,8 @@ from hostcheck.tuning.program import apply_program, recover_program, rollback_pr
 from systemdlab import SystemdHost, booted
 from tunelab import CHECKPOINT, HEADER, KILLED, MACHINE, SHELLS, Ran, change, file, plan, shell
 
+pytestmark = pytest.mark.sh
+
 DEMO = (
     "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=lab.target\n"
 )
