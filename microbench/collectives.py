@@ -13,6 +13,8 @@ from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.errors import HostcheckError, NotApplicable
 from hostcheck.registry import bench
 
+from .repeat import is_whole
+
 MIB = 1 << 20
 GIB = 1 << 30
 SIZES = {
@@ -127,8 +129,9 @@ def _measure(lab: Lab, operation: str) -> Iterator[Sampled]:
     wanted = [size for size in SIZES[min(lab.level, Level.FULL)] if size <= total]
     sizes = [size for size in wanted if size <= free]
     for size in sizes:
+        whole = is_whole(lab)
         with lab.watch():
-            found = ranks.measure(operation, size, lab.seconds / len(sizes) / 2)
+            found = ranks.measure(operation, size, lab.seconds / len(sizes) * (0.9 if whole else 0.5), whole=whole)
         # Each rank tells, since its conditions are its own; what is kept of the number is what rank 0 says.
         yield sampled(found, lab.gpu)
     if len(sizes) < len(wanted):

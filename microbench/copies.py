@@ -18,7 +18,7 @@ from hostcheck.registry import bench
 
 from . import pattern
 from .links import host_link
-from .repeat import one_by_one, repeated
+from .repeat import Proof, one_by_one, repeated
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Buffer, Device, Stream
@@ -101,11 +101,13 @@ def both(lab: Lab) -> Iterator[Sampled]:
         def once() -> float:
             return at_once(first, lambda: up.copy(first, to_gpu=True), second, lambda: down.copy(second, to_gpu=False))
 
-        times = repeated(lab, one_by_one(once))
-        up.poison(to_gpu=True)
-        down.poison(to_gpu=False)
-        times.append(once())
-        wrong = up.wrong(first, to_gpu=True) + down.wrong(first, to_gpu=False)
+        def poisoned() -> float:
+            up.poison(to_gpu=True)
+            down.poison(to_gpu=False)
+            return once()
+
+        proof = Proof(poisoned, lambda: up.wrong(first, to_gpu=True) + down.wrong(first, to_gpu=False))
+        times = repeated(lab, one_by_one(once), proof=proof)
         limit, source = _limit(lab, once)
         yield Sampled(
             samples=tuple(2 * SIZE / 1e9 / each for each in times),
@@ -114,7 +116,7 @@ def both(lab: Lab) -> Iterator[Sampled]:
             limit=None if limit is None else 2 * limit,
             limit_source=source and f"twice one direction: {source}",
             settings=_settings(up, case) | {"bytes": "both directions added"},
-            verified=wrong == 0,
+            verified=proof.is_right,
             invalid=up.misplaced(),
         )
 
@@ -130,10 +132,10 @@ def _measure(lab: Lab, *, to_gpu: bool) -> Iterator[Sampled]:
                 sides.prepare(stream, to_gpu=to_gpu)
 
                 once = partial(sides.once, stream, to_gpu=to_gpu)
-                times = repeated(lab, one_by_one(once), len(every))
-                sides.poison(to_gpu=to_gpu)
-                times.append(once())
-                wrong = sides.wrong(stream, to_gpu=to_gpu)
+                proof = Proof(
+                    partial(sides.poisoned, stream, to_gpu=to_gpu), partial(sides.wrong, stream, to_gpu=to_gpu)
+                )
+                times = repeated(lab, one_by_one(once), len(every), proof=proof)
                 limit, source = _limit(lab, once)
                 yield Sampled(
                     samples=tuple(sides.moved / 1e9 / each for each in times),
@@ -142,7 +144,7 @@ def _measure(lab: Lab, *, to_gpu: bool) -> Iterator[Sampled]:
                     limit=limit,
                     limit_source=source,
                     settings=_settings(sides, case),
-                    verified=wrong == 0,
+                    verified=proof.is_right,
                     invalid=sides.misplaced(),
                 )
 
@@ -234,6 +236,11 @@ class Sides:
         self.copy(stream, to_gpu=to_gpu)
         stream.synchronize()
         return time.perf_counter() - begin
+
+    def poisoned(self, stream: Stream, *, to_gpu: bool) -> float:
+        """Do one piece of work on a spoiled side and return its seconds."""
+        self.poison(to_gpu=to_gpu)
+        return self.once(stream, to_gpu=to_gpu)
 
     def wrong(self, stream: Stream, *, to_gpu: bool) -> int:
         """Return how many words did not arrive, counted by the GPU, and seen on the host."""

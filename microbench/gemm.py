@@ -23,6 +23,7 @@ from hostcheck.gpu_table import table
 from hostcheck.registry import bench
 
 from .gemm_forms import FORMS, SEED, Form, Problem, Shape, available
+from .repeat import stretch
 
 SQUARE = 8192
 LARGE = 16384
@@ -252,14 +253,19 @@ class _Timer:
         problems = self.problems(shape)
         one = min(self.run(problems, 2 * len(problems)))
         self.heat(problems, one)
-        for problem in problems:
-            problem.out.fill_(math.nan)
         # The rest of the time goes into making the inputs and into looking at the outputs.
         total = max(LEAST_SAMPLES, int(0.4 * self.seconds / one))
         each = math.ceil(total / MOST_SAMPLES)
-        with self.lab.watch() if watched else nullcontext():
-            times = self.run(problems, total // each, each)
-        errors, wrong = zip(*(check(self.torch, problem, self.form.bound) for problem in problems), strict=True)
+        parts = max(1, int(total * one / stretch(total * one)))
+        times: list[float] = []
+        found: list[tuple[float, str]] = []
+        for _ in range(parts):
+            for problem in problems:
+                problem.out.fill_(math.nan)
+            with self.lab.watch() if watched else nullcontext():
+                times += self.run(problems, total // each // parts, each)
+            found += [check(self.torch, problem, self.form.bound) for problem in problems]
+        errors, wrong = zip(*found, strict=True)
         m, n, k = shape
         limit, source = _limit(self.lab.gpu, self.form)
         return Sampled(

@@ -13,7 +13,7 @@ from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.registry import bench
 
 from . import pattern
-from .repeat import repeated
+from .repeat import Proof, repeated
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Argument, Device, Launch, Stream
@@ -163,8 +163,8 @@ def _measure(lab: Lab, name: str) -> Iterator[Sampled]:
         task = TASKS[name](device, stream, size)
         variant = best(stream, task)
         work = task.launch(variant)
-        times = repeated(lab, lambda count: stream.time([lambda: work(stream)] * count))
-        times += stream.time([task.poison, lambda: work(stream)])[1:]
+        proof = Proof(lambda: stream.time([task.poison, lambda: work(stream)])[1], lambda: task.wrong(variant))
+        times = repeated(lab, lambda count: stream.time([lambda: work(stream)] * count), proof=proof)
         limit, source = limit_of(lab.gpu)
         yield Sampled(
             samples=tuple(task.moved / 1e9 / each for each in times),
@@ -173,7 +173,7 @@ def _measure(lab: Lab, name: str) -> Iterator[Sampled]:
             limit_source=source,
             settings={"bytes": _STREAM_RULE, "buffer_bytes": size, "data": "pseudo-random", "clock": "events"},
             details={"variant": str(variant)},
-            verified=task.wrong(variant) == 0,
+            verified=proof.is_right,
         )
 
 

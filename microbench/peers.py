@@ -15,13 +15,15 @@ from hostcheck.registry import bench
 
 from . import pattern
 from .links import path_between, peer_link
-from .repeat import one_by_one, repeated
+from .repeat import Proof, one_by_one, repeated
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Buffer, Device, Stream
     from hostcheck.bench.lab import BenchGpu, Lab
 
 SIZE = 512 * 2**20
+SMALL = 64 * 2**20
+"""Where not all of it is NVLink: 56 pairs at 12 GB/s would take half a minute, and 5 ms are enough for one copy."""
 _SEED = 100
 _ROWS = ["scale-all-to-all", "scale-nvlink-bandwidth"]
 _REFERENCES = ["nvbandwidth: https://github.com/NVIDIA/nvbandwidth"]
@@ -29,25 +31,31 @@ _NO_ACCESS = "no peer access: through the host's memory"
 
 
 class Floor:
-    """GPUs that copy to each other, and their memory, which serves one measurement after the other."""
+    """GPUs that copy to each other, and their memory, which serves one measurement after the other.
 
-    def __init__(self, gpus: Sequence[BenchGpu], devices: Sequence[Device]) -> None:
+    Args:
+        gpus, devices: the same, in the same order.
+        size: bytes of one copy.
+    """
+
+    def __init__(self, gpus: Sequence[BenchGpu], devices: Sequence[Device], size: int = SIZE) -> None:
         self.gpus = gpus
         self.devices = devices
+        self.size = size
         self._sources: dict[int, Buffer] = {}
         self._targets: dict[tuple[int, int], Buffer] = {}
 
     def source(self, number: int) -> Buffer:
         """Return what a GPU sends, filled with a pattern of its own."""
         if number not in self._sources:
-            self._sources[number] = self.devices[number].alloc(SIZE)
+            self._sources[number] = self.devices[number].alloc(self.size)
             pattern.fill(self._sources[number], _SEED + number)
         return self._sources[number]
 
     def target(self, number: int, place: int) -> Buffer:
         """Return where a GPU receives; places are those that are written at the same time."""
         if (number, place) not in self._targets:
-            self._targets[number, place] = self.devices[number].alloc(SIZE)
+            self._targets[number, place] = self.devices[number].alloc(self.size)
         return self._targets[number, place]
 
 
@@ -66,7 +74,7 @@ class Lane:
         ends = floor.gpus[first], floor.gpus[second]
         self.ends = ends[0].subject, ends[1].subject
         self.name = ">".join(self.ends)
-        self.source, self.target = floor.source(first), floor.target(second, place)
+        self.source, self.target, self.size = floor.source(first), floor.target(second, place), floor.size
         self.seed = _SEED + first
         self.stream: Stream = stream or self.sender.stream()
         self.transport, self.limit, self.limit_source = peer_link(*ends)
@@ -77,7 +85,7 @@ class Lane:
 
     def copy(self) -> None:
         """Queue the copy."""
-        self.stream.copy(self.target.pointer, self.source.pointer, SIZE)
+        self.stream.copy(self.target.pointer, self.source.pointer, self.size)
 
     def poison(self) -> None:
         """Spoil what was written."""
@@ -95,9 +103,9 @@ class Lane:
 def copy(lab: Lab) -> Iterator[Sampled]:
     """Each GPU copies to each other GPU at this rate, one pair and one direction at a time.
 
-    512 MiB by the sender's copy engine, timed by events. The receiver compares every word. Without peer access the
-    driver takes the way through the host's memory, which the settings then say. One slow pair among fast ones points
-    to a link that is down or degraded.
+    512 MiB (64 MiB where not all is NVLink) by the sender's copy engine, timed by events. The receiver compares every
+    word. Without peer access the driver takes the way through the host's memory, which the settings then say. One slow
+    pair among fast ones points to a link that is down or degraded.
     """
     with ExitStack() as stack:
         floor = _open(lab, stack)
@@ -114,7 +122,8 @@ def copy(lab: Lab) -> Iterator[Sampled]:
 def both(lab: Lab) -> Iterator[Sampled]:
     """Two GPUs copy to each other at the same time at this rate, both directions added.
 
-    512 MiB each way, each by the copy engine of its sender, timed on both from when both may start; the slower counts.
+    As much as in peer.copy each way, each by the copy engine of its sender, timed on both from when both may start;
+    the slower counts.
     """
     with ExitStack() as stack:
         floor = _open(lab, stack)
@@ -132,7 +141,8 @@ def both(lab: Lab) -> Iterator[Sampled]:
 def everyone(lab: Lab) -> Iterator[Sampled]:
     """All GPUs copy to all others at the same time; each sends at this rate on average.
 
-    512 MiB to each other GPU, one after the other, the next neighbour first, so that each receives from one at a time;
+    As much as in peer.copy to each other GPU, one after the other, the next neighbour first, so that each receives
+    from one at a time;
     timed on each GPU from when all may start until its last copy is done; the slowest counts. Far below `peer.copy`:
     links are shared, as between cards on one PCIe switch.
     """
@@ -151,7 +161,9 @@ def _open(lab: Lab, stack: ExitStack) -> Floor:
         raise NotApplicable("only one GPU takes part")
     from hostcheck.bench.cuda import Device
 
-    return Floor(lab.gpus, [stack.enter_context(Device(gpu.ordinal)) for gpu in lab.gpus])
+    ways = {peer_link(lab.gpus[0], other)[0] for other in lab.gpus[1:]}
+    devices = [stack.enter_context(Device(gpu.ordinal)) for gpu in lab.gpus]
+    return Floor(lab.gpus, devices, SIZE if ways == {"nvlink"} else SMALL)
 
 
 def _measure(
@@ -168,26 +180,31 @@ def _measure(
         rule: says so.
     """
     subjects = list(dict.fromkeys(subject for lane in lanes for subject in lane.ends))
-    times = repeated(lab, one_by_one(partial(at_once, lanes)), cases, subjects)
-    for lane in lanes:
-        lane.poison()
-    times.append(at_once(lanes))
+    size = lanes[0].size
+
+    def poisoned() -> float:
+        for lane in lanes:
+            lane.poison()
+        return at_once(lanes)
+
+    proof = Proof(poisoned, lambda: sum(lane.wrong() for lane in lanes))
+    times = repeated(lab, one_by_one(partial(at_once, lanes)), cases, subjects, proof)
     limit = _limit(lanes, counted)
     yield Sampled(
-        samples=tuple(SIZE * counted / 1e9 / each for each in times),
+        samples=tuple(size * counted / 1e9 / each for each in times),
         unit="GB/s",
         subject=subject,
         limit=limit,
         limit_source="; ".join(dict.fromkeys(lane.limit_source for lane in lanes)) if limit is not None else "",
         settings={
             "bytes": rule,
-            "block_bytes": SIZE,
+            "block_bytes": size,
             "transport": ", ".join(sorted({lane.transport for lane in lanes})),
             "data": "pseudo-random",
             "clock": "events" if all(lane.direct for lane in lanes) else "host",
             **({"path": ", ".join(paths)} if (paths := sorted({lane.path for lane in lanes} - {""})) else {}),
         },
-        verified=sum(lane.wrong() for lane in lanes) == 0,
+        verified=proof.is_right,
     )
 
 

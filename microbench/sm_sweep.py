@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from . import repeat, tensor_chain
 from .tensor_pipe import settings
 
 if TYPE_CHECKING:
-    from hostcheck.bench.cuda import Device
+    from hostcheck.bench.cuda import Device, Stream
     from hostcheck.bench.lab import Lab
     from hostcheck.model import Scalar
 
@@ -59,17 +60,16 @@ def sweep(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -
     """Return the rate of the slowest multiprocessor, in operations per clock, with what differs between them."""
     stream = device.stream()
     runner = tensor_chain.Runner(device, chain)
-    runs: list[tensor_chain.Run] = []
+    earlier = tensor_chain.FLAWLESS
+    end = time.monotonic() + (repeat.seconds(lab, cases) if repeat.is_whole(lab) else 0.0)
     try:
         periods = runner.periods(stream, LAUNCH_SECONDS)
         runner.run(stream, periods, count=_WARM)
         wanted = max(_LEAST, min(_MOST, int(repeat.seconds(lab, cases) / LAUNCH_SECONDS / 2)))
         with lab.watch():
-            while sum(len(run.launches) for run in runs) < _MOST:
-                runs.append(runner.run(stream, periods, count=_LEAST))
-                seen = Counter(report.sm for run in runs for reports in run.launches for report in reports)
-                if sum(seen.values()) >= wanted * device.sm_count and enough(seen, device.sm_count):
-                    break
+            while (runs := _round(runner, stream, periods, wanted, device.sm_count)) and time.monotonic() < end:
+                # Of several rounds, the times of the last one count, and what was computed of all.
+                earlier = tensor_chain.worst([earlier, *(run.verdict for run in runs)])
     finally:
         runner.free()
         stream.free()
@@ -78,11 +78,24 @@ def sweep(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1) -
     # Of a part on which we never ran the chain, we do not know that it can do no more.
     rate, source = tensor_chain.operations_per_clock(lab.gpu, chain) if known else (None, "")
     return replace(
-        judged(chain, operations, device.sm_count, runs, known=known),
+        judged(chain, operations, device.sm_count, runs, earlier, known=known),
         limit=rate,
         limit_source=source,
         settings=settings(chain),
     )
+
+
+def _round(
+    runner: tensor_chain.Runner, stream: Stream, periods: int, wanted: int, sm_count: int
+) -> list[tensor_chain.Run]:
+    """Launch until each multiprocessor was covered often enough, but not for ever."""
+    runs: list[tensor_chain.Run] = []
+    while sum(len(run.launches) for run in runs) < _MOST:
+        runs.append(runner.run(stream, periods, count=_LEAST))
+        seen = Counter(report.sm for run in runs for reports in run.launches for report in reports)
+        if sum(seen.values()) >= wanted * sm_count and enough(seen, sm_count):
+            break
+    return runs
 
 
 def enough(seen: Mapping[int, int], sm_count: int) -> bool:
@@ -91,7 +104,13 @@ def enough(seen: Mapping[int, int], sm_count: int) -> bool:
 
 
 def judged(
-    chain: tensor_chain.Chain, operations: int, sm_count: int, runs: Sequence[tensor_chain.Run], *, known: bool = True
+    chain: tensor_chain.Chain,
+    operations: int,
+    sm_count: int,
+    runs: Sequence[tensor_chain.Run],
+    earlier: tensor_chain.Verdict = tensor_chain.FLAWLESS,
+    *,
+    known: bool = True,
 ) -> Sampled:
     """Return what was found.
 
@@ -102,10 +121,12 @@ def judged(
         chain: what ran.
         operations: of a block in a launch.
         sm_count: how many multiprocessors there are.
-        runs: what came of the launches.
+        runs: what came of the launches that were timed.
+        earlier: what the sums of launches before were worth.
         known: whether we know by how much healthy multiprocessors of such a part differ.
     """
     slow_cycles, slow_time = (SLOW_CYCLES, SLOW_TIME) if known else (SLOW_UNKNOWN, SLOW_UNKNOWN)
+    verdict = tensor_chain.worst([earlier, *(run.verdict for run in runs)])
     launches = [reports for run in runs for reports in run.launches]
     cycles: dict[int, list[int]] = defaultdict(list)
     ns: dict[int, list[int]] = defaultdict(list)
@@ -122,7 +143,7 @@ def judged(
     missing = sm_count - len(took)
     details: dict[str, Scalar] = {
         "multiprocessors": len(took),
-        "wrong_sms": tensor_chain.named({sm: what for run in runs for sm, what in run.verdict.wrong.items()}),
+        "wrong_sms": tensor_chain.named(verdict.wrong),
         "slow_sms": tensor_chain.named(slow),
         "slowest_sm": slowest,
         "slowest_time": took[slowest],
@@ -131,14 +152,14 @@ def judged(
         "most_cycles": max(counted.values()),
         "least_cycles": min(counted.values()),
         "launches": len(launches),
-        "error": max(run.verdict.error for run in runs),
+        "error": verdict.error,
     }
     return Sampled(
         case=chain.label,
         samples=tuple(operations / max(report.cycles for report in reports) for reports in launches),
         unit="ops/clk",
         details=details,
-        verified=all(run.verdict.right for run in runs),
+        verified=verdict.right,
         invalid=f"{missing} of {sm_count} multiprocessors were never given a block" if missing > 0 else "",
     )
 

@@ -222,6 +222,18 @@ class Verdict:
     wrong: Mapping[int, str]
 
 
+FLAWLESS = Verdict(0.0, True, {})
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return what all launches together were worth."""
+    return Verdict(
+        error=max(verdict.error for verdict in verdicts),
+        right=all(verdict.right for verdict in verdicts),
+        wrong={sm: what for verdict in verdicts for sm, what in verdict.wrong.items()},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What came of launches.

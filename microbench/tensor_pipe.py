@@ -12,8 +12,7 @@ from hostcheck.bench.model import RUN_ON, Backend, Level, Sampled, Scope
 from hostcheck.errors import NotApplicable
 from hostcheck.registry import bench
 
-from . import tensor_chain
-from .repeat import repeated
+from . import repeat, tensor_chain
 
 if TYPE_CHECKING:
     from hostcheck.bench.cuda import Device
@@ -72,24 +71,26 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
         end = time.monotonic() + min(_HEAT.get(lab.level, _HEAT_ELSE), 0.3 * lab.seconds / cases)
         while time.monotonic() < end:
             batch(4)
-        times = repeated(lab, batch, cases)
+        begun = len(seen.mhz)
+        times = repeat.repeated(lab, batch, cases)
     finally:
         runner.free()
         stream.free()
     operations = chain.operations(periods, chain.repeats)
     samples = tuple(operations * device.sm_count / each / 1e12 for each in times)
-    # Those before the samples were warm-up.
-    clock = median(seen.mhz[-len(times) :])
+    # Those before the samples were warm-up; of many samples each is of several launches, and little was warm-up.
+    timed = slice(-len(times), None) if len(times) < repeat.MOST else slice(begun, None)
+    clock = median(seen.mhz[timed])
     limit, source = bound(lab.gpu, chain, device.sm_count, clock)
     details: dict[str, Scalar] = {
-        "operations_per_clock_and_sm": operations / median(seen.cycles[-len(times) :]),
-        "error": seen.error,
+        "operations_per_clock_and_sm": operations / median(seen.cycles[timed]),
+        "error": seen.verdict.error,
         "error_once": once.error,
     }
     if (vendor := tensor_chain.datasheet(lab.gpu.model, chain)) is not None:
         details["of_datasheet"] = median(samples) / vendor
-    if seen.wrong:
-        details["wrong_sms"] = tensor_chain.named(seen.wrong)
+    if seen.verdict.wrong:
+        details["wrong_sms"] = tensor_chain.named(seen.verdict.wrong)
     made = Sampled(
         case=chain.label,
         samples=samples,
@@ -98,7 +99,7 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
         limit_source=source,
         settings=settings(chain),
         details=details,
-        verified=once.right and seen.right and not seen.wrong,
+        verified=once.right and seen.verdict.right and not seen.verdict.wrong,
     )
     return made if device.cc in RUN_ON else unproven(made)
 
@@ -134,23 +135,19 @@ class _Seen:
 
     Attributes:
         mhz, cycles: of each launch, the median over its blocks.
-        error: the largest; `right` whether all were within the tolerance; `wrong` which multiprocessors differed.
+        verdict: on the sums of all.
     """
 
     def __init__(self) -> None:
         self.mhz: list[float] = []
         self.cycles: list[float] = []
-        self.error = 0.0
-        self.right = True
-        self.wrong: dict[int, str] = {}
+        self.verdict = tensor_chain.FLAWLESS
 
     def take(self, run: tensor_chain.Run) -> None:
         """Add a run."""
         self.mhz += [tensor_chain.clock_mhz(reports) for reports in run.launches]
         self.cycles += [median(report.cycles for report in reports) for reports in run.launches]
-        self.error = max(self.error, run.verdict.error)
-        self.right = self.right and run.verdict.right
-        self.wrong.update(run.verdict.wrong)
+        self.verdict = tensor_chain.worst([self.verdict, run.verdict])
 
 
 def settings(chain: tensor_chain.Chain) -> dict[str, Scalar]:

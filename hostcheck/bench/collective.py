@@ -30,6 +30,7 @@ MANY_SMALL = 100
 _WORD = 4
 _CHUNK = 1 << 24
 _LOG_LINES = 20
+_MOST = 1000
 _ALGORITHMS = ("tree", "ring", "collnet direct", "collnet chain", "nvls", "nvls tree", "pat")
 _PROTOCOLS = ("ll", "ll128", "simple")
 
@@ -41,6 +42,12 @@ FACTORS: dict[str, Callable[[int], float]] = {
     "send-receive": lambda _: 1.0,
 }
 """Bytes on a link of a ring for each byte of the size, by operation and number of ranks: nccl-tests, PERFORMANCE.md."""
+
+
+def _thinned(times: list[float]) -> list[float]:
+    """Return means of as many neighbours each that no more than `_MOST` numbers are left."""
+    many = -(-len(times) // _MOST)
+    return times if many <= 1 else [statistics.fmean(times[at : at + many]) for at in range(0, len(times), many)]
 
 
 class Ranks:
@@ -87,13 +94,14 @@ class Ranks:
         shared: list[Any] = json.loads(self.store.get(place))
         return shared
 
-    def measure(self, operation: str, size: int, seconds: float) -> dict[str, Any]:
+    def measure(self, operation: str, size: int, seconds: float, *, whole: bool = False) -> dict[str, Any]:
         """Time one operation at one size.
 
         Args:
             operation: a key of `FACTORS`.
             size: bytes; rounded down to what all ranks can share evenly.
             seconds: how long, at most, when all goes well.
+            whole: all of that time is to be used; otherwise 50 batches are enough.
 
         Returns:
             operation, bytes, ranks; `seconds` of each repetition, the mean over the ranks; `wrong`: elements that are
@@ -114,10 +122,16 @@ class Ranks:
         self._mark = self._log_size()
         times: list[float] = []
         wrong = 0
-        for _ in range(batches):
-            work.prepare()
-            times += self._run(work, batch, 1) if large else self._run(work, 1, batch)
-            wrong += work.wrong(batch)
+        begun = time.monotonic()
+        while True:
+            for _ in range(batches):
+                work.prepare()
+                times += self._run(work, batch, 1) if large else self._run(work, 1, batch)
+                wrong += work.wrong(batch)
+            # All go on for as long as the first of them has time.
+            if not whole or self.share(time.monotonic() - begun)[0] >= seconds:
+                break
+        times = _thinned(times)
         logged = self.share({"times": times, "wrong": wrong, "log": self._read_log()})
         del work
         if self.device.type == "cuda":

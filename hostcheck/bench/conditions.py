@@ -25,6 +25,8 @@ from hostcheck.bench.model import Conditions
 
 PERIOD = 0.02
 """Seconds between two samples."""
+_MOST = 8192
+"""Samples of a GPU that are kept; of more, every second one goes, and from then on half as many are taken."""
 _LEAST_ENERGY = 0.35
 """Seconds between two moves of the energy counter from which on they tell the power to some 5 %."""
 
@@ -208,7 +210,7 @@ class Sampler:
         # Those that the present stretch is of: each sample of a GPU takes its time.
         self._watched = self._gpus
         self._ours = ours
-        self._period = period
+        self._period = self._pace = period
         self._clock = clock
         self._samples: dict[str, list[Sample]] = {subject: [] for subject in self._gpus}
         self._windows: list[_Window] = []
@@ -231,13 +233,17 @@ class Sampler:
             self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period):
+        while not self._stop.wait(self._pace):
             self.sample()
 
     def sample(self) -> None:
         """Take one sample of each GPU that is watched."""
         for subject, gpu in self._watched.items():
             self._samples[subject].append(gpu.sample(self._clock()))
+        if max(map(len, self._samples.values())) > _MOST:
+            for samples in self._samples.values():
+                del samples[1::2]
+            self._pace *= 2
 
     def open(self, *subjects: str) -> None:
         """Begin a stretch that counts, of these GPUs; of all where none is named."""
@@ -279,6 +285,7 @@ class Sampler:
         every = {subject: self._of(subject, windows, seconds) for subject in own}
         for samples in self._samples.values():
             samples.clear()
+        self._pace = self._period
         return every
 
     def _of(self, subject: str, windows: Sequence[_Window], seconds: float) -> Conditions:

@@ -59,7 +59,7 @@ def test_a_size_for_which_memory_lacks_is_told(
         def share(self, mine: Any) -> list[Any]:
             return [mine, mine]
 
-        def measure(self, operation: str, size: int, seconds: float) -> int:
+        def measure(self, operation: str, size: int, seconds: float, *, whole: bool) -> int:
             return size
 
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -139,6 +139,12 @@ def test_wrong_data_is_found_and_its_rank_named(folder: Path) -> None:
         # Three elements in each batch.
         assert list(wrong) == ["1"]
         assert wrong["1"] % 3 == 0
+
+
+def test_all_of_a_time_is_used_and_a_bounded_number_of_samples_told(folder: Path) -> None:
+    found = json.loads(outputs(ranks(folder, 2, str(torchlab.HERE / "torch_cases.py"), "whole"))[0].splitlines()[-1])
+    assert 50 < found["samples"] <= 1000, "it ends after 50 batches unless all of the time is wanted"
+    assert found["wrong"] == {}
 
 
 def test_bus_bandwidth_is_that_of_nccl_tests() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hostcheck.bench import conditions
 from hostcheck.bench.conditions import Sampler, Watched, together
 from hostcheck.bench.pinning import cpus_of, memory_from, node_of, pin
 
@@ -85,6 +86,23 @@ def test_only_what_was_watched_counts() -> None:
     assert seen.throttled_ns == {"sw_power_cap": 300_000_000, "hw_thermal_slowdown": 0}, "what was read, and no other"
     assert seen.temperature_c is None, "what NVML refuses is not known, and not zero"
     assert seen.power_limit_w is None
+
+
+def test_of_a_long_stretch_a_bounded_number_of_samples_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "_MOST", 10)
+    nvml, clock = Nvml(), Clock()
+    sampler = Sampler({subject: Watched(nvml, subject) for subject in ("gpu0", "gpu1")}, period=1, clock=clock)
+    sampler.open()
+    for at in range(1, 14):
+        nvml.clock = at
+        clock.now = at
+        sampler.sample()
+        assert all(len(samples) <= 10 for samples in sampler._samples.values())
+    assert [sample.at for sample in sampler._samples["gpu1"]] == [1, 3, 5, 7, 9, 11, 12, 13]
+    assert sampler._pace == 2, "as often as what is left"
+    sampler.close()
+    assert sampler.take([])["gpu1"].sm_mhz_low == 1
+    assert sampler._pace == 1
 
 
 def test_stretches_add_up_and_the_next_begins_anew() -> None:

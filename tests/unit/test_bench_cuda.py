@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -504,6 +504,54 @@ def test_a_long_run_of_short_work_has_a_bounded_number_of_samples(monkeypatch):
     assert samples[0] == pytest.approx(1e-3)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only work moves."""
+    at = [0.0]
+    monkeypatch.setattr(repeat.time, "monotonic", lambda: at[0])
+    return at
+
+
+def test_the_output_of_long_work_is_looked_at_again_and_again_and_one_wrong_word_counts(clock):
+    looks = []
+    inside = [False]
+
+    class Watching(StandInLab):
+        @contextmanager
+        def watch(self, *subjects):
+            inside[0] = True
+            yield
+            inside[0] = False
+
+    def batch(count):
+        clock[0] += count * 1e-3
+        return [1e-3] * count
+
+    def once():
+        assert not inside[0], "neither is the looking measured, nor what the GPU did meanwhile"
+        looks.append(clock[0])
+        return 2e-3
+
+    proof = repeat.Proof(once, lambda: len(looks) == 3)
+    samples = repeat.repeated(Watching(level=Level.SOAK, seconds=100.0), batch, proof=proof)
+    assert looks == pytest.approx([10, 20, 30, 40, 50, 60], abs=0.5)
+    assert samples.count(2e-3) == 6
+    assert not proof.is_right, "it was wrong in the middle, and right at the end"
+
+
+@pytest.mark.parametrize(("level", "whole", "took"), [("QUICK", False, 0.3), ("QUICK", True, 36), ("SOAK", False, 36)])
+def test_all_of_the_time_is_used_where_the_user_gave_it_or_soaks(level, whole, took, clock):
+    lab = StandInLab(level=Level[level], seconds=60.0)
+    lab.whole = whole  # type: ignore[attr-defined]
+
+    def batch(count):
+        clock[0] += count * 1e-3
+        return [1e-3] * count
+
+    repeat.repeated(lab, batch)
+    assert clock[0] == pytest.approx(took, rel=0.5)
+
+
 def test_slow_work_has_few_samples_but_some(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(repeat.time, "monotonic", lambda: clock[0])
@@ -631,6 +679,7 @@ def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeyp
             path=path[0],
             direct=True,
             ends=("gpu0", "gpu1"),
+            size=2**20,
             poison=lambda: None,
             wrong=lambda: wrong[0],
         )
@@ -640,7 +689,7 @@ def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeyp
         (sampled,) = peers._measure(StandInLab(seconds=0.01), lanes, "subject", 1, counted=counted, rule="rule")
         return sampled
 
-    monkeypatch.setattr(peers, "at_once", lambda lanes: peers.SIZE / 1e9)
+    monkeypatch.setattr(peers, "at_once", lambda lanes: 2**20 / 1e9)
     sampled = measure()
     assert sampled.samples[0] == pytest.approx(rate)
     assert sampled.limit == pytest.approx(limit)
@@ -650,6 +699,18 @@ def test_peers_count_what_their_limit_counts(ends, counted, rate, limit, monkeyp
     assert "path" not in measure().settings
     wrong[0] = 1
     assert not measure().verified
+
+
+@pytest.mark.parametrize(
+    ("ways", "size"), [(("nvlink", "nvlink"), peers.SIZE), (("nvlink", "pcie"), peers.SMALL), (("", ""), peers.SMALL)]
+)
+def test_over_pcie_less_is_copied_at_a_time(ways, size, monkeypatch):
+    """56 pairs of 8 cards at 12 GB/s and 512 MiB took half a minute."""
+    of = dict(zip((1, 2), ways, strict=True))
+    monkeypatch.setattr(peers, "peer_link", lambda one, other: (of[other.index], None, ""))
+    monkeypatch.setattr(cuda, "Device", lambda ordinal: ExitStack())
+    gpus = tuple(BenchGpu(index=number, ordinal=number, uuid=f"GPU-{number}", name="") for number in range(3))
+    assert peers._open(StandInLab(gpus=gpus), ExitStack()).size == size
 
 
 def test_pairs_with_links_of_several_kinds_have_the_limit_of_one_after_the_other():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from bench_lab import StandInLab
 from hostcheck.bench import validity
 from hostcheck.bench.lab import BenchGpu
-from hostcheck.bench.model import Conditions, Sampled
+from hostcheck.bench.model import Conditions, Level, Sampled
 from hostcheck.errors import HostcheckError
 from hostcheck.gpu_table import find
 from hostcheck.microbench import sm_sweep, tensor_chain, tensor_pipe
@@ -75,6 +78,50 @@ def test_a_healthy_gpu_has_neither_wrong_nor_slow_multiprocessors():
     assert len(found.samples) == 20
     assert 7999 < found.samples[0] < 8000
     assert (found.details["slowest_sm"], found.details["fastest_sm"]) == (11, 0)
+
+
+class FakeRunner:
+    """Computes wrongly on one multiprocessor in its third round, and never again."""
+
+    def __init__(self, device, chain):
+        self.rounds = 0
+
+    def periods(self, stream, seconds):
+        return 10
+
+    def run(self, stream, periods, count):
+        self.rounds += count == sm_sweep._LEAST
+        time.sleep(0.01)
+        return _runs(wrong={3: "other sums than most"} if self.rounds == 3 else None)[0]
+
+    def free(self):
+        pass
+
+
+@pytest.mark.parametrize(("level", "wrong"), [(Level.QUICK, ""), (Level.SOAK, "SM 3 (other sums than most)")])
+def test_a_soak_sweeps_until_its_time_is_over_and_forgets_no_round(level, wrong, monkeypatch):
+    monkeypatch.setattr(tensor_chain, "Runner", FakeRunner)
+    device = SimpleNamespace(cc=(9, 0), sm_count=12, stream=lambda: SimpleNamespace(free=int))
+    gpu = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="")
+    lab = StandInLab(gpus=(gpu,), level=level, seconds=0.5 if level is Level.SOAK else 0.01)
+    assert sm_sweep.sweep(lab, device, CHAIN).details["wrong_sms"] == wrong
+
+
+def test_the_clock_of_a_long_measurement_is_that_of_all_of_it(monkeypatch):
+    at = [0.0]
+    monkeypatch.setattr(tensor_pipe.time, "monotonic", lambda: at[0])
+
+    class Slowing(FakeRunner):
+        def run(self, stream, periods, count=1, repeats=None):
+            at[0] += 0.002 * count
+            report = replace(GOOD, cycles=1_000_000 if at[0] < 45 else 2_000_000)
+            return Run((0.002,) * count, ((report,),) * count, Verdict(0.0, True, {}))
+
+    monkeypatch.setattr(tensor_chain, "Runner", Slowing)
+    device = SimpleNamespace(cc=(9, 0), sm_count=12, stream=lambda: SimpleNamespace(free=int))
+    gpu = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="")
+    found = tensor_pipe.measure(StandInLab(gpus=(gpu,), level=Level.SOAK, seconds=100.0), device, CHAIN)
+    assert found.details["operations_per_clock_and_sm"] == CHAIN.operations(10, CHAIN.repeats) / 1_000_000
 
 
 def test_a_slow_multiprocessor_is_named():
