@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hostcheck.bench.lab import Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
-from hostcheck.bench.options import Option
+from hostcheck.bench.options import FOLDER, Option
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Scalar
 from hostcheck.registry import BENCHES, bench
@@ -217,6 +217,14 @@ if "fake.good" not in BENCHES:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         seen: dict[str, Scalar] = {"gpus": len(lab.gpus), "begun": ticks / os.sysconf("SC_CLK_TCK")}
         yield Sampled(samples=(5.0,), unit="GB/s", verified=True, subject="node0", details=seen)
+
+    @bench(
+        id="fake.folder", scope=Scope.GPU, backend=Backend.NONE, level=Level.SOAK, seconds=0.2, alone=True,
+        options=[FOLDER],
+    )  # fmt: skip
+    def folder(lab: Lab) -> Iterator[Sampled]:
+        """Measures a folder that the user has to name."""
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, settings={"folder": lab.options["path"]})
 
     @bench(id="fake.model", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def model(lab: Lab) -> Iterator[Sampled]:

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from hostcheck import __version__
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import NOT_RUN, RUN_ON, Backend, Level, Measurement, Missing, Scope, Session
+from hostcheck.bench.options import lacks
 from hostcheck.bench.parent import STARTING, Harvest, Parent, Progress, Step
 from hostcheck.bench.pinning import node_of
 from hostcheck.errors import HostcheckError, Unavailable, install
@@ -233,24 +234,32 @@ def choose(benches: Mapping[str, Bench], names: Sequence[str], level: Level) -> 
     )
 
 
-def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[Bench], list[Missing]]:
+def lacking(
+    benches: Iterable[Bench], host: Host, *, named: bool, options: Container[str] = ()
+) -> tuple[list[Bench], list[Missing]]:
     """Return which of the benchmarks can run here, and why the others cannot.
 
     Args:
         benches: what was chosen.
         host: the GPUs.
         named: whether the user named them: then what is not there counts as unknown.
+        options: names of those that the user gave.
     """
     can: list[Bench] = []
     missing: list[Missing] = []
     absent = {backend for backend, package in _PACKAGES.items() if not _is_there(package)}
     for made in benches:
-        if made.scope is Scope.HOST:
-            can.append(made)
-        elif made.backend in absent:
+        if made.backend in absent:
             why = f"{_PACKAGES[made.backend].replace('.', '-')} is not installed: {install(made.backend)}"
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
-        elif made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
+            continue
+        if needed := lacks(made, options):
+            missing.append(Missing(bench=made.id, subject="host", why=f"it needs {needed}", applies=named))
+            continue
+        if made.scope is Scope.HOST:
+            can.append(made)
+            continue
+        if made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
             why = "it needs two GPUs or more"
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=bool(host.refused)))
         elif host.gpus:
@@ -258,11 +267,7 @@ def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[
         elif not host.refused:
             applies = named or host.unanswered
             missing.append(Missing(bench=made.id, subject="host", why=host.why_none, applies=applies))
-        missing += [
-            Missing(bench=made.id, subject=subject, why=why)
-            for subject, why in host.refused.items()
-            if made.scope is not Scope.HOST and made.backend not in absent
-        ]
+        missing += [Missing(bench=made.id, subject=subject, why=why) for subject, why in host.refused.items()]
     return can, missing
 
 

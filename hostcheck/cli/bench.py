@@ -77,7 +77,7 @@ class Measuring:
 
         level = Level[(self.level or "quick").upper()]
         wanted = choose(load_benches(), names or self.names, level)
-        options = read_options(self.option, wanted, load_benches())
+        options = read_options(self.option, wanted, load_benches(), names or self.names)
         # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
         asked = CommandProbe("gpu.nvml", seconds=60.0, local_module="hostcheck.snapshot.nvml")
         reading = collect([asked]).readings["gpu.nvml"]
@@ -86,7 +86,7 @@ class Measuring:
         host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), on_bus=gpus_on_bus())
         if self.gpus and host.why_none:
             raise HostcheckError(host.why_none)
-        can, missing = lacking(wanted, host, named=bool(names or self.names))
+        can, missing = lacking(wanted, host, named=bool(names or self.names), options=options)
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
@@ -302,7 +302,8 @@ def explained(id: str) -> list[str]:
     lines = [id, "", *textwrap.wrap(made.title, 88), ""]
     for paragraph in made.rationale.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
-    needs = install(made.backend.value) if made.backend else "nothing else"
+    needs = [install(made.backend.value)] if made.backend else []
+    needs += [option.help for option in made.options if option.required]
     where = {
         "host": "the host",
         "gpu": "each GPU",
@@ -313,11 +314,10 @@ def explained(id: str) -> list[str]:
     lines += [
         f"Runs on    {where[made.scope]}{alone}",
         f"From level {made.level.name.lower()}, about {made.seconds:g} s",
-        f"Needs      {needs}",
+        *(f"Needs      {each}" for each in needs or ["nothing else"]),
         f"Judged by  {judge_of(id)}, bench.alike",
+        *(f"Takes      {option.help}" for option in made.options if not option.required),
     ]
-    for option in made.options:
-        lines += [f"Takes      --option {option.name}={option.value}: {option.says}"]
     if made.rows:
         lines += [f"Rows       {', '.join(made.rows)}"]
     if made.references:

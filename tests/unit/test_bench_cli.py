@@ -312,8 +312,12 @@ def test_gpus_are_chosen(tmp_path: Path) -> None:
         (["storage.read", "--option", "pth=/tmp"],
          "no benchmark has such an option; did you mean 'path'?; hostcheck bench explain NAME lists them"),
         (["storage.read", "--option", "path=/nowhere"], "--option path: there is no folder '/nowhere'"),
+        (["storage.read", "cpu.jitter"],
+         "storage.read needs --option path=FOLDER: the folder on the storage that is measured"),
+        (["storage.rea?"], "it needs --option path=FOLDER: the folder on the storage that is measured"),
+        (["record", "base.json", "cpu.jitter", "gds.read"], "gds.read needs --option path=FOLDER: the folder on"),
         (["storage.read", "--option", "path="], "--option path: there is no folder ''"),
-        (["hbm.read", "--option", "path=/tmp"], "of what runs nothing takes it; gds.read, storage.read would"),
+        (["hbm.read", "--option", "path=/tmp"], "of what runs nothing takes it; fake.folder, gds.read, st"),
         (["storage.read", "--option", "path=/tmp", "--option", "path=/var"], "--option path was given twice"),
         (["explain", "hbm.raed"], "no benchmark is called 'hbm.raed'; did you mean 'hbm.read'?"),
         (["compare", "nowhere.json"], "nowhere.json: No such file or directory"),
@@ -324,6 +328,19 @@ def test_a_typing_error_is_one_line(tmp_path: Path, arguments: list[str], says: 
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_pattern_names_and_needs_an_option_is_unknown_and_the_rest_is_measured(tmp_path: Path) -> None:
+    code, out, err = bench("fake.turns", "fake.fold*", "--only", "bench.other", cwd=tmp_path)
+    assert code == 3, "it was asked for"
+    assert "it needs --option path=FOLDER: the folder on the storage that is measured" in " ".join(out.split())
+    assert "[1/1] fake.turns on gpu0" in err, "no time is kept for it"
+    assert [measured.bench for measured in kept(tmp_path).measurements] == ["fake.turns"]
+    given = ("--option", f"path={tmp_path}", "--save", "given.tar.gz")
+    _, out, _ = bench("fake.turns", "fake.fold*", *given, cwd=tmp_path)
+    assert "fake.folder" in out
+    assert "--option" not in out
 
 
 def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
@@ -529,3 +546,6 @@ def test_list_and_explain(tmp_path: Path) -> None:
     assert code == 0
     assert "Judged by  bench.memory, bench.alike" in out
     assert "pip install '.[bench]' in the checkout" in out
+    _, out, _ = bench("explain", "storage.read", cwd=tmp_path)
+    assert "Needs      --option path=FOLDER: the folder on the storage that is measured" in out
+    assert "nothing else" not in out

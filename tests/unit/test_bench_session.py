@@ -189,6 +189,20 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [entry.why for entry in missing] == ["NVML sees no GPU"]
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_what_needs_an_option_that_is_not_given_takes_no_time(named: bool) -> None:
+    benches = load_benches()
+    wanted = [benches[id] for id in ("cpu.jitter", "storage.read", "fake.folder")]
+    refused = Host(gpus=(GPU,), refused={"gpu1": "MIG is on"})
+    can, missing = lacking(wanted, refused, named=named)
+    assert [made.id for made in can] == ["cpu.jitter"]
+    why = "it needs --option path=FOLDER: the folder on the storage that is measured"
+    assert [(entry.bench, entry.subject, entry.why, entry.applies) for entry in missing] == [
+        (id, "host", why, named) for id in ("storage.read", "fake.folder")
+    ]
+    assert lacking(wanted, Host(gpus=(GPU,)), named=named, options={"path": "/"}) == (wanted, [])
+
+
 @pytest.mark.parametrize("id", ["fake.good", "fake.together", "fake.ranks"])
 def test_a_gpu_that_is_refused_is_named_whatever_the_others_can_do(id: str) -> None:
     three = Host(gpus=(GPU, replace(GPU, index=1, uuid="GPU-1")), refused={"gpu2": "GPU is lost"})
