@@ -281,8 +281,9 @@ def _is_there(package: str) -> bool:
 def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | None = None) -> list[Step]:
     """Share the time of a level, or what the user gives, among benchmarks.
 
-    From level full on, what runs on all GPUs at once runs on each of them alone besides: the difference is what they
-    share, power and cooling above all.
+    At level full, what runs on all GPUs at once runs on each of them alone besides: the difference is what they share,
+    power and cooling above all. Where all the time is used up, what lets GPUs idle gets no more of it than at level
+    standard.
 
     Args:
         benches: what runs.
@@ -291,15 +292,32 @@ def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | No
         duration: seconds for all, in place of the level's; then it is used up.
     """
     steps = [Step(bench=made, seconds=made.seconds, alone=made.alone) for made in benches]
-    if level >= Level.FULL and gpus > 1:
+    if level is Level.FULL and gpus > 1:
         steps += [replace(step, alone=True) for step in steps if step.bench.scope is Scope.GPU and not step.alone]
-    need = sum(step.seconds * step.turns(gpus) for step in steps)
+
+    def need(some: Iterable[Step]) -> float:
+        return sum(step.seconds * step.turns(gpus) for step in some)
+
     starting = sum(STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
     budget = _ONE_GPU if level is Level.QUICK and gpus <= 1 else BUDGET[level]
     time_left = max(1.0, (budget if duration is None else duration) - starting)
     most = _STRETCH[level] if duration is None else float("inf")
-    factor = min(most, time_left / need) if need else 1.0
-    return [replace(step, seconds=max(_FEWEST, round(step.seconds * factor, 2))) for step in steps]
+    factor = min(most, time_left / need(steps)) if need(steps) else 1.0
+    idle = [step for step in steps if _idles(step.bench)]
+    held = factor
+    if most == float("inf") and need(idle) < need(steps):
+        held = min(factor, _STRETCH[Level.STANDARD])
+        factor = (time_left - held * need(idle)) / (need(steps) - need(idle))
+
+    def seconds(step: Step) -> float:
+        return max(_FEWEST, round(step.seconds * (held if _idles(step.bench) else factor), 2))
+
+    return [replace(step, seconds=seconds(step)) for step in steps]
+
+
+def _idles(made: Bench) -> bool:
+    """Whether GPUs idle while a benchmark runs: it is of the host, or they take turns."""
+    return made.scope is Scope.HOST or made.alone
 
 
 def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hostcheck.audit import judge, shipped_layers
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
+from hostcheck.bench.parent import Step
 from hostcheck.bench.session import (
     BUDGET,
     SPARE,
@@ -155,7 +157,57 @@ def test_at_level_full_each_gpu_is_measured_alone_besides() -> None:
     assert [(step.bench.id, step.alone) for step in plan(made, 2, Level.FULL)] == [
         ("hbm.triad", False), ("peer.copy", False), ("hbm.triad", True),
     ]  # fmt: skip
-    assert not any(step.alone for step in plan(made, 2, Level.STANDARD) + plan(made, 1, Level.FULL))
+    others = plan(made, 2, Level.STANDARD) + plan(made, 2, Level.SOAK) + plan(made, 1, Level.FULL)
+    assert not any(step.alone for step in others)
+
+
+OWN = {id: made for id, made in load_benches().items() if made.module.startswith("hostcheck.microbench.")}
+
+
+def shares(steps: list[Step], gpus: int) -> tuple[float, float, float]:
+    """Return the seconds in which all GPUs work, in which one does, and in which none does."""
+    times = dict.fromkeys(("all", "some", "none"), 0.0)
+    for step in steps:
+        where = "none" if step.bench.scope is Scope.HOST else "some" if step.alone else "all"
+        times[where] += step.seconds * step.turns(gpus)
+    return times["all"], times["some"], times["none"]
+
+
+@pytest.mark.parametrize(
+    ("names", "level", "duration", "options"),
+    [
+        ([], Level.SOAK, None, ()), ([], Level.SOAK, 36_000, {"path"}), (["gemm.bf16"], Level.SOAK, 600, ()),
+        (["gemm.bf16"], Level.QUICK, 600, ()), ([], Level.STANDARD, 3600, ()),
+    ],
+)  # fmt: skip
+def test_a_long_load_is_one_of_all_gpus(
+    names: list[str],
+    level: Level,
+    duration: float | None,
+    options: Container[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hour of soak that was planned for 8 GPUs loaded one of them for 2234 s while seven idled."""
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: package)
+    chosen, _ = lacking(choose(OWN, names, level), Host(gpus=(GPU,) * 8), named=False, options=options)
+    time = duration or BUDGET[level]
+    steps = plan(chosen, 8, level, duration)
+    together, alone, idle = shares(steps, 8)
+    assert together > 0.95 * time
+    assert together + alone + idle == pytest.approx(time, abs=25)
+    assert bool(alone) == ("path" in options)
+
+
+def test_at_standard_what_is_not_there_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: package)
+    chosen, _ = lacking(choose(OWN, [], Level.STANDARD), Host(gpus=(GPU,) * 8), named=False)
+    seconds = {step.bench.id: step.seconds for step in plan(chosen, 8, Level.STANDARD)}
+    assert seconds["hbm.triad"] >= 1.0, "it had 0.67 s of the 1 s that it takes"
+
+
+def test_what_is_of_the_host_alone_gets_all_the_time_there_is() -> None:
+    (step,) = plan([OWN["cpu.jitter"]], 8, Level.QUICK, 600)
+    assert step.seconds > 590
 
 
 def test_a_duration_is_used_up() -> None:
