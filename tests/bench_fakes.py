@@ -35,6 +35,7 @@ if "fake.good" not in BENCHES:
             "order": os.environ.get("CUDA_DEVICE_ORDER", ""),
             "ordinal": lab.gpu.ordinal,
             "seconds": lab.seconds,
+            "whole": lab.whole,
             "pid": os.getpid(),
         }
         yield Sampled(samples=(99.0, 100.0, 101.0), unit="GB/s", verified=True, settings={"bytes": 8}, details=seen)

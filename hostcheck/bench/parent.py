@@ -99,6 +99,7 @@ class Parent:
     Args:
         gpus: those that take part.
         level, options: as the user set them.
+        whole: whether benchmarks are to use up their time.
         tell: called with each progress.
         doubt: called with what was measured; returns which cases of which benchmarks on which subjects are to be
             measured once more, alone, the worst first.
@@ -114,6 +115,7 @@ class Parent:
         *,
         level: Level,
         options: Mapping[str, str] | None = None,
+        whole: bool = False,
         tell: Callable[[Progress], None] | None = None,
         doubt: Callable[[Harvest], Sequence[tuple[str, str, tuple[str, ...]]]] | None = None,
         spare: float = 0.0,
@@ -124,6 +126,7 @@ class Parent:
         self._gpus = tuple(gpus)
         self._level = level
         self._options = dict(options or {})
+        self._whole_time = whole
         self._tell = tell
         self._doubt = doubt
         self._spare = spare
@@ -302,6 +305,7 @@ class Parent:
             subject=self._whole(scope) if ranks else subject,
             level=self._level,
             options=self._options,
+            whole=self._whole_time,
             ranks=ranks,
             rank=self._gpus.index(own[0]) if ranks else 0,
             pin=nodes.pop() if len(nodes) == 1 else None,

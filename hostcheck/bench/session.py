@@ -362,6 +362,7 @@ def measure(
         host.gpus,
         level=level,
         options=options,
+        whole=duration is not None,
         tell=tell,
         doubt=None if floors is None else lambda harvest: floors.doubtful(session(harvest)),
         spare=SPARE[level] if duration is None else _SPARE_SHARE * duration,

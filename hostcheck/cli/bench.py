@@ -44,7 +44,9 @@ class _Duration(click.ParamType):  # type: ignore[type-arg] # older releases of 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip())
         if found is None or found[2] not in _UNITS or not 1 <= float(found[1]) * _UNITS[found[2]] <= 7 * 86_400:
-            self.fail(f"{value!r} is no time such as 90s, 10m or 2h, up to a week", param, ctx)
+            self.fail(
+                f"{value!r} is no time from 1s to 168h: a number of s, m (or min) or h, such as 90s or 1.5h", param, ctx
+            )
         return float(found[1]) * _UNITS[found[2]]
 
 
@@ -151,8 +153,8 @@ def measuring_options(level: str = "quick") -> Callable[[Callable[..., None]], C
     levels = click.option(
         "--level",
         type=click.Choice(_LEVELS),
-        show_default=level,
-        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.",
+        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.  "
+        f"[default: {level}]",
     )
 
     def given(function: Callable[..., None]) -> Callable[..., None]:

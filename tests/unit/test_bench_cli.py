@@ -307,7 +307,10 @@ def test_gpus_are_chosen(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["hbm.raed"], "no benchmark matches 'hbm.raed'; did you mean 'hbm.read'?"),
-        (["--duration", "soon"], "'soon' is no time such as 90s, 10m or 2h"),
+        *(
+            (["--duration", text], f"{text!r} is no time from 1s to 168h: a number of s, m (or min) or h, such as 90s")
+            for text in ("soon", "1d", "0.5", "20000m", "-5")
+        ),
         (["--option", "path"], "NAME=VALUE is needed"),
         (["storage.read", "--option", "pth=/tmp"],
          "no benchmark has such an option; did you mean 'path'?; hostcheck bench explain NAME lists them"),
@@ -341,6 +344,14 @@ def test_what_a_pattern_names_and_needs_an_option_is_unknown_and_the_rest_is_mea
     _, out, _ = bench("fake.turns", "fake.fold*", *given, cwd=tmp_path)
     assert "fake.folder" in out
     assert "--option" not in out
+
+
+def test_a_benchmark_knows_whether_its_time_is_to_be_used_up(tmp_path: Path) -> None:
+    for name, given in (("level", ()), ("time", ("--duration", "6s"))):
+        (tmp_path / name).mkdir()
+        bench("fake.good", *given, cwd=tmp_path / name)
+        (found, _) = kept(tmp_path / name).measurements
+        assert (found.details["whole"], found.details["seconds"]) == ((True, 5.5) if given else (False, 0.2))
 
 
 def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
@@ -542,6 +553,9 @@ def test_list_and_explain(tmp_path: Path) -> None:
     code, out, _ = bench("list", cwd=tmp_path)
     assert code == 0
     assert any(line.startswith("hbm.triad ") for line in out.splitlines())
+    for command, level in (("run", "quick"), ("record", "quick"), ("compare", "that of the baseline")):
+        _, out, _ = bench(command, "--help", cwd=tmp_path)
+        assert f"[default: {level}]" in " ".join(out.split())
     code, out, _ = bench("explain", "hbm.triad", cwd=tmp_path)
     assert code == 0
     assert "Judged by  bench.memory, bench.alike" in out
