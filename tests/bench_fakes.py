@@ -122,6 +122,14 @@ if "fake.good" not in BENCHES:
         time.sleep(600)
         yield Sampled(samples=(1.0,), unit="GB/s", case="late", verified=True)
 
+    @bench(id="fake.steps", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def by_steps(lab: Lab) -> Iterator[Sampled]:
+        """Number after number, for far longer than was planned; one GPU stops to answer after the last."""
+        for case in range(8):
+            time.sleep(0.5)
+            yield Sampled(samples=(1.0,), unit="GB/s", case=str(case), verified=True)
+        time.sleep(600 if lab.gpu.index == 1 else 0)
+
     @bench(id="fake.garbles", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def garbles(lab: Lab) -> Iterator[Sampled]:
         """Writes on the pipe that is the engine's own."""

@@ -25,6 +25,8 @@ STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
 """Seconds that the children of a kind take to start, as planned."""
 _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
 """Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
+_OVER = 0.1
+"""The same as a share of the plan, where that is more."""
 _SHORTEST = 0.3
 """Seconds that a benchmark needs, at least, where it is measured once more."""
 _GARBLED = "told what is no measurement"
@@ -105,7 +107,8 @@ class Parent:
             measured once more, alone, the worst first.
         spare: seconds that this may take.
         until: seconds from the start by which all is to be done: what is measured once more gives way to what is left.
-        grace: seconds over the plan after which a child is killed; by default, by what it has to load.
+        grace: seconds, at least, that a child has over its plan, and from one number to the next, before it is killed;
+            by default, by what it has to load.
         launcher: what starts a child; the descriptor's number is added.
     """
 
@@ -195,7 +198,7 @@ class Parent:
             return
         for subject in [subject for subject in self._ahead if self._deaths.get(subject, 0) < _DEATHS]:
             self._children[subject] = self._ahead.pop(subject)
-            self._children[subject].begin(time.monotonic() + _START)
+            self._children[subject].begin(_START)
         self._forsake()
 
     def _forsake(self) -> None:
@@ -274,11 +277,12 @@ class Parent:
         alone = step.bench.scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
         for child in turn:
             order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone, cases=cases)
-            child.order(order, time.monotonic() + self._limit(step))
+            child.order(order, step.seconds + self._patience(step))
         self._wait(step, turn)
 
-    def _limit(self, step: Step) -> float:
-        return 2 * step.seconds + (_GRACE[step.bench.backend] if self._grace is None else self._grace)
+    def _patience(self, step: Step) -> float:
+        """Return for how long, over the plan or after a number, a child may be silent."""
+        return max(_GRACE[step.bench.backend] if self._grace is None else self._grace, _OVER * step.seconds)
 
     def _whole(self, scope: Scope) -> str:
         return "host" if scope is Scope.HOST else fold_line([gpu.subject for gpu in self._gpus])
@@ -292,7 +296,7 @@ class Parent:
         if subject in self._children or self._deaths.get(subject, 0) >= _DEATHS:
             return
         self._children[subject] = self._made(scope, subject)
-        self._children[subject].begin(time.monotonic() + _START)
+        self._children[subject].begin(_START)
 
     def _made(self, scope: Scope, subject: str, load: tuple[str, ...] = ()) -> Child:
         own = tuple(gpu for gpu in self._gpus if gpu.subject == subject or scope is Scope.GPUS)
@@ -369,10 +373,9 @@ class Parent:
                         waited.remove(child)
                 for child in late:
                     doing = "did not start" if starting else "gave no answer"
-                    allowed = _START if starting else self._limit(step)
                     selector.unregister(child.fd)
                     waited.remove(child)
-                    self._bury(step, child, f"{doing} in {allowed:.0f} s")
+                    self._bury(step, child, f"{doing} in {child.silent():.0f} s")
                 for child in loud:
                     selector.unregister(child.fd)
                     waited.remove(child)
@@ -385,6 +388,7 @@ class Parent:
                     self._dismiss(0.0)
 
     def _take(self, step: Step, child: Child, event: Event) -> None:
+        child.answered(self._patience(step))
         if isinstance(event, Ready):
             child.ready = event
             for subject, told in event.told.items():
