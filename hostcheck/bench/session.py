@@ -235,7 +235,7 @@ def choose(benches: Mapping[str, Bench], names: Sequence[str], level: Level) -> 
 
 
 def lacking(
-    benches: Iterable[Bench], host: Host, *, named: bool, options: Container[str] = ()
+    benches: Sequence[Bench], host: Host, *, named: bool, options: Container[str] = ()
 ) -> tuple[list[Bench], list[Missing]]:
     """Return which of the benchmarks can run here, and why the others cannot.
 
@@ -247,10 +247,11 @@ def lacking(
     """
     can: list[Bench] = []
     missing: list[Missing] = []
-    absent = {backend for backend, package in _PACKAGES.items() if not _is_there(package)}
+    packages = {made.id: _PACKAGES.get(made.backend, made.package) for made in benches}
+    absent = {package for package in packages.values() if package and not _is_there(package)}
     for made in benches:
-        if made.backend in absent:
-            why = f"{_PACKAGES[made.backend].replace('.', '-')} is not installed: {install(made.backend)}"
+        if packages[made.id] in absent:
+            why = f"{packages[made.id].replace('.', '-')} is not installed: {install(made.extra)}"
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
             continue
         if needed := lacks(made, options):

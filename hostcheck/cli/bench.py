@@ -276,7 +276,7 @@ def list_() -> None:
     width = max((len(id) for id in benches), default=0)
     for id in sorted(benches):
         made = benches[id]
-        click.echo(f"{id:{width}}  {made.level.name.lower():8}  {made.backend.value or '-':5}  {made.title}")
+        click.echo(f"{id:{width}}  {made.level.name.lower():8}  {made.extra or '-':5}  {made.title}")
     click.echo(f"\n{len(benches)} benchmarks. `hostcheck bench explain NAME` tells how one measures.")
 
 
@@ -304,7 +304,7 @@ def explained(id: str) -> list[str]:
     lines = [id, "", *textwrap.wrap(made.title, 88), ""]
     for paragraph in made.rationale.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
-    needs = [install(made.backend.value)] if made.backend else []
+    needs = [f"{made.package}: {install(made.extra)}" if made.package else install(made.extra)] if made.extra else []
     needs += [option.help for option in made.options if option.required]
     where = {
         "host": "the host",

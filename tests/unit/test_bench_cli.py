@@ -560,6 +560,8 @@ def test_list_and_explain(tmp_path: Path) -> None:
     assert code == 0
     assert "Judged by  bench.memory, bench.alike" in out
     assert "pip install '.[bench]' in the checkout" in out
+    _, out, _ = bench("explain", "memory.latency", cwd=tmp_path)
+    assert "Needs      numba: pip install '.[bench]' in the checkout of hostcheck" in out
     _, out, _ = bench("explain", "storage.read", cwd=tmp_path)
     assert "Needs      --option path=FOLDER: the folder on the storage that is measured" in out
     assert "nothing else" not in out

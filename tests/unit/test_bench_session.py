@@ -43,6 +43,7 @@ from hostcheck.snapshot.reading import Ending, Reading
 from support import host, sample
 
 GPU = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="fake")
+OWN = {id: made for id, made in load_benches().items() if made.module.startswith("hostcheck.microbench.")}
 
 
 def nvml(name: str) -> Reading:
@@ -161,9 +162,6 @@ def test_at_level_full_each_gpu_is_measured_alone_besides() -> None:
     assert not any(step.alone for step in others)
 
 
-OWN = {id: made for id, made in load_benches().items() if made.module.startswith("hostcheck.microbench.")}
-
-
 def shares(steps: list[Step], gpus: int) -> tuple[float, float, float]:
     """Return the seconds in which all GPUs work, in which one does, and in which none does."""
     times = dict.fromkeys(("all", "some", "none"), 0.0)
@@ -239,6 +237,23 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     can, missing = lacking(wanted[2:], Host(why_none="NVML sees no GPU"), named=False)
     assert [made.id for made in can] == ["fake.host"]
     assert [entry.why for entry in missing] == ["NVML sees no GPU"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_package_that_nobody_asked_for_does_not_apply_on_the_host_either(
+    named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without numba, plain `hostcheck bench` ended with 3."""
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: None if package == "numba" else package)
+    refused = Host(gpus=(GPU,), refused={"gpu1": "MIG is on"})
+    can, missing = lacking(
+        [OWN[id] for id in ("memory.bandwidth", "memory.latency", "cpu.jitter")], refused, named=named
+    )
+    assert [made.id for made in can] == ["cpu.jitter"]
+    why = "numba is not installed: pip install '.[bench]' in the checkout of hostcheck"
+    assert [(entry.bench, entry.subject, entry.why, entry.applies) for entry in missing] == [
+        (id, "host", why, named) for id in ("memory.bandwidth", "memory.latency")
+    ]
 
 
 @pytest.mark.parametrize("named", [False, True])
