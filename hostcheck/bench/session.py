@@ -79,20 +79,22 @@ def gpus_on_bus(root: str = "/") -> bool:
     return False
 
 
-def look(reading: Reading, chosen: str = "", visible: str | None = None, *, on_bus: bool = False) -> Host:
+def look(reading: Reading, chosen: str | None = None, visible: str | None = None, *, on_bus: bool = False) -> Host:
     """Return the GPUs that NVML told of.
 
     Args:
         reading: of the probe gpu.nvml.
-        chosen: what `--gpus` says: indices and ranges such as "0,2-3", or the beginnings of UUIDs; empty for all.
+        chosen: what `--gpus` says: indices and ranges such as "0,2-3", or the beginnings of UUIDs; None for all.
         visible: CUDA_VISIBLE_DEVICES, which holds where nothing is chosen.
         on_bus: whether the PCI bus has GPUs.
 
     Raises:
-        HostcheckError: a GPU was chosen that is not there.
+        HostcheckError: a GPU was chosen that is not there, or it cannot be told which.
     """
     from hostcheck.facts.nvml_read import parse_nvml
 
+    if chosen is not None and not chosen.strip(", "):
+        raise HostcheckError("--gpus: no GPU is named: leave it out for all, or name some, such as 0,2-3")
     try:
         log = parse_nvml(reading.text())
     except Unavailable as problem:
@@ -145,6 +147,9 @@ def _chosen(gpus: Sequence[Gpu], text: str, who: str, unreadable: Sequence[str])
             hint = "; MIG devices are not measured" if word.upper().startswith("MIG-") else ""
             hint += "".join(f"; {line}, see dmesg for Xids" for line in unreadable)
             raise HostcheckError(f"{who}: no GPU {absent or word!r} (there are {have}){hint}")
+        if len(own) > 1 and not span:
+            those = ", ".join(str(gpu.index) for gpu in own)
+            raise HostcheckError(f"{who}: {word!r} begins the UUID of several GPUs: {those}")
         found += [gpu for gpu in own if gpu not in found]
     return tuple(found)
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hostcheck.bench.parent import Progress
     from hostcheck.snapshot.reading import Snapshot
 
+_ELSEWHERE = "; --save FILE names another place"
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -56,7 +58,7 @@ class Measuring:
 
     names: tuple[str, ...]
     level: str | None
-    gpus: str
+    gpus: str | None
     duration: float | None
     option: tuple[str, ...]
 
@@ -86,7 +88,7 @@ class Measuring:
         if reading.note == NOTE:
             raise click.Abort
         host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), on_bus=gpus_on_bus())
-        if self.gpus and host.why_none:
+        if self.gpus is not None and host.why_none:
             raise HostcheckError(host.why_none)
         can, missing = lacking(wanted, host, named=bool(names or self.names), options=options)
         if not can:
@@ -111,7 +113,7 @@ class Measuring:
 
         now = {"--level": self.level, "--gpus": self.gpus, "--duration": self.duration, "--option": self.option}
         for option, value in now.items():
-            if value:
+            if value not in (None, ()):
                 raise HostcheckError(f"{option} is for what is measured now, and --from takes what was measured before")
         return self.named(read(source))
 
@@ -133,7 +135,7 @@ class Measuring:
 _LEVELS = [level.name.lower() for level in Level]
 _OPTIONS = (
     click.argument("names", nargs=-1, type=BENCH_ID),
-    click.option("--gpus", metavar="LIST", default="", help="Only these GPUs, such as 0,2-3, or UUIDs."),
+    click.option("--gpus", metavar="LIST", help="Only these GPUs, such as 0,2-3, or UUIDs."),
     click.option("--duration", type=_Duration(), metavar="TIME", help="Take this long in all, such as 90s, 10m or 2h."),
     click.option(
         "--option",
@@ -240,6 +242,8 @@ def run(
     from hostcheck.snapshot.local import is_interrupted
 
     look_ahead(save, output)
+    if save is None:
+        _look_ahead_here()
     checklist = judging.checklist()
     if "*" in checklist.only:
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
@@ -439,19 +443,33 @@ def _snapshot() -> Snapshot:
         clear_progress()
 
 
+def _place(hostname: str, time: float) -> Path:
+    """Return where the measurements of a host are kept unless the user says where."""
+    name = re.sub(r"[^\w.-]", "_", hostname)
+    at = dt.datetime.fromtimestamp(time).strftime("%Y%m%d-%H%M%S")
+    own = (Path(f"hostcheck-bench-{name}-{at}{more}.tar.gz") for more in chain([""], (f"-{n}" for n in count(2))))
+    # Two that measure at once, each its own GPUs, can end in the same second.
+    return next(path for path in own if not path.exists())
+
+
+def _look_ahead_here() -> None:
+    """Make sure that the archive can be kept in the current folder."""
+    place = _place(os.uname().nodename, time.time())
+    try:
+        look_ahead(place)
+    except HostcheckError as problem:
+        raise HostcheckError(f"{problem}{_ELSEWHERE}") from None
+
+
 def _keep(snapshot: Snapshot, save: Path | None) -> str:
     """Write the archive; return what to say of it. What was measured is shown even where it cannot be kept."""
     from hostcheck.snapshot.archive import write_archive
 
-    name = re.sub(r"[^\w.-]", "_", snapshot.manifest.hostname)
-    at = dt.datetime.fromtimestamp(snapshot.manifest.time).strftime("%Y%m%d-%H%M%S")
-    own = (Path(f"hostcheck-bench-{name}-{at}{more}.tar.gz") for more in chain([""], (f"-{n}" for n in count(2))))
-    # Two that measure at once, each its own GPUs, can end in the same second.
-    target = save or next(path for path in own if not path.exists())
+    target = save or _place(snapshot.manifest.hostname, snapshot.manifest.time)
     packed = io.BytesIO()
     write_archive(snapshot, packed)
     try:
         write(target, packed.getvalue(), private=True)
     except HostcheckError as problem:
-        return f"hostcheck: the measurements were not kept: {problem}; --save FILE names another place"
+        return f"hostcheck: the measurements were not kept: {problem}{_ELSEWHERE}"
     return f"Kept in {target}; hostcheck audit --from {target} judges it again."

@@ -18,6 +18,7 @@ import pytest
 import bench_fakes
 from hostcheck.bench.model import Measurement, Session
 from hostcheck.facts.bench import parse_results
+from hostcheck.render.json import encoded as json_of
 from hostcheck.snapshot.archive import read_archive
 from support import host
 from waiting import until
@@ -301,6 +302,11 @@ def test_gpus_are_chosen(tmp_path: Path) -> None:
     assert [measured.subject for measured in kept(tmp_path).measurements] == ["gpu1"]
     code, _, err = bench("fake.turns", "--gpus", "5", nvml=TWO, cwd=tmp_path)
     assert (code, err) == (2, "hostcheck: --gpus: no GPU '5' (there are 0, 1)\n")
+    for words in (["fake.turns"], ["record", "base.json"], ["compare", "base.json", "--from", "base.json"]):
+        (tmp_path / "base.json").write_bytes(json_of(kept(tmp_path)))
+        code, _, err = bench(*words, "--gpus", "", nvml=TWO, cwd=tmp_path)
+        assert (code, len(err.splitlines())) == (2, 1), "an unset variable of a shell is not all of them"
+        assert "--gpus" in err
 
 
 @pytest.mark.parametrize(
@@ -456,6 +462,30 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, argume
     code, out, err = bench(*arguments, cwd=tmp_path)
     assert (code, out, err) == (2, "", "hostcheck: /nowhere/file: cannot be written: No such file or directory\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_where_the_archive_cannot_be_kept_nothing_is_measured(tmp_path: Path) -> None:
+    """The folder of the kernel takes no files, not even root's."""
+    code, out, err = bench("fake.turns", cwd=Path("/proc"))
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert err.startswith("hostcheck: hostcheck-bench-")
+    assert ".tar.gz: cannot be written: " in err
+    assert err.endswith("; --save FILE names another place\n")
+    code, _, err = bench("fake.turns", "--save", str(tmp_path / "kept.tar.gz"), cwd=Path("/proc"))
+    assert (tmp_path / "kept.tar.gz").exists(), err
+
+
+def test_in_a_folder_that_is_gone_nothing_is_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    # Python itself stumbles where it is to look for modules in a folder that is gone: -P.
+    command = [sys.executable, "-P", *COMMAND[1:], "fake.turns"]
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *command], cwd=folder, env=environment(),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert "cannot be written: No such file or directory; --save FILE names another place" in done.stderr
 
 
 def test_two_that_end_in_the_same_second_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

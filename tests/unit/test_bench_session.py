@@ -78,15 +78,25 @@ def test_gpus_are_chosen_by_index_range_uuid_and_by_what_the_job_sees() -> None:
     uuid = look(nvml("h200x2")).gpus[1].uuid
     for chosen, visible, indices in (
         ("1", None, [1]), ("0-1", None, both), ("gpu1,0", "0", [1, 0]), (uuid, None, [1]),
-        ("", "1", [1]), ("", uuid, [1]), ("", None, both), ("", "", []), ("", "-1", []),
+        (None, "1", [1]), (None, uuid, [1]), (None, None, both), (None, "", []), (None, "-1", []),
     ):  # fmt: skip
         assert [gpu.index for gpu in look(nvml("h200x2"), chosen, visible).gpus] == indices, (chosen, visible)
     with pytest.raises(HostcheckError, match=r"--gpus: no GPU '7' \(there are 0, 1\)"):
         look(nvml("h200x2"), "7")
     with pytest.raises(HostcheckError, match=r"--gpus: no GPU '2, 3, 4, 5, 6, 7' \(there are 0, 1\)"):
         look(nvml("h200x2"), "0-7")
+    for nothing in ("", " ", ",", " , "):
+        for reading in (nvml("h200x2"), Reading("gpu.nvml", Ending.TIMEOUT, note="no answer in 60 s")):
+            with pytest.raises(HostcheckError, match=r"--gpus: no GPU is named: leave it out for all, or .* 0,2-3"):
+                look(reading, nothing)
+    for many in ("GPU-", "gpu", uuid[:-1]):
+        two = nvml("h200x2").out.replace(look(nvml("h200x2")).gpus[0].uuid.encode(), f"{uuid[:-1]}x".encode())
+        for chosen, visible in ((many, None), (None, many), (f"0,{many}", None)):
+            who = "CUDA_VISIBLE_DEVICES" if chosen is None else "--gpus"
+            with pytest.raises(HostcheckError, match=rf"{who}: '{many}' begins the UUID of several GPUs: 0, 1"):
+                look(replace(nvml("h200x2"), out=two), chosen, visible)
     with pytest.raises(HostcheckError, match="MIG devices are not measured"):
-        look(nvml("h200x2"), "", "MIG-41b36a2c")
+        look(nvml("h200x2"), None, "MIG-41b36a2c")
 
 
 def test_a_probe_without_an_answer_is_no_gpu_and_says_why() -> None:
@@ -98,7 +108,7 @@ def test_a_lost_gpu_is_named_unless_others_were_chosen() -> None:
     report["gpus"][1] = {"index": 1, "bus_id": report["gpus"][1]["bus_id"], "error": "GPU is lost"}
     reading = Reading("gpu.nvml", Ending.OK, 0, out=json.dumps(report).encode())
     assert list(look(reading).refused.values()) == ["GPU is lost; see dmesg for Xids"]
-    for chosen, visible in (("0", None), ("", "0")):
+    for chosen, visible in (("0", None), (None, "0")):
         seen = look(reading, chosen, visible)
         assert ([gpu.index for gpu in seen.gpus], seen.refused) == ([0], {})
     with pytest.raises(HostcheckError, match=r"no GPU '1' \(there are 0\); 0000:\S+: GPU is lost, see dmesg"):
