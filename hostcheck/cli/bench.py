@@ -301,9 +301,13 @@ def explain(name: str) -> None:
 
 def explained(id: str) -> list[str]:
     """Return the help page of a benchmark, line by line."""
+    from hostcheck.cli.explain import values
+    from hostcheck.expect import KEYS
     from hostcheck.facts.bench import judge_of
-    from hostcheck.registry import load_benches
+    from hostcheck.registry import load_benches, load_checks
 
+    load_checks()
+    judge = judge_of(id)
     made = load_benches()[id]
     lines = [id, "", *textwrap.wrap(made.title, 88), ""]
     for paragraph in made.rationale.split("\n\n"):
@@ -321,7 +325,8 @@ def explained(id: str) -> list[str]:
         f"Runs on    {where[made.scope]}{alone}",
         f"From level {made.level.name.lower()}, about {made.seconds:g} s",
         *(f"Needs      {each}" for each in needs or ["nothing else"]),
-        f"Judged by  {judge_of(id)}, bench.alike",
+        f"Judged by  {judge}, bench.alike",
+        *(f"Expects    {line}" for line in (values(KEYS[judge], id) if judge in KEYS else ())),
         *(f"Takes      {option.help}" for option in made.options if not option.required),
     ]
     if made.rows:

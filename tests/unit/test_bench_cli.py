@@ -589,9 +589,13 @@ def test_list_and_explain(tmp_path: Path) -> None:
     code, out, _ = bench("explain", "hbm.triad", cwd=tmp_path)
     assert code == 0
     assert "Judged by  bench.memory, bench.alike" in out
+    assert [line.partition(":")[0] for line in out.splitlines() if line.startswith("Expects ")] == [
+        "Expects    bench.memory[hbm.triad]"
+    ]
     assert "pip install '.[bench]' in the checkout" in out
     _, out, _ = bench("explain", "memory.latency", cwd=tmp_path)
     assert "Needs      numba: pip install '.[bench]' in the checkout of hostcheck" in out
     _, out, _ = bench("explain", "storage.read", cwd=tmp_path)
     assert "Needs      --option path=FOLDER: the folder on the storage that is measured" in out
     assert "nothing else" not in out
+    assert "Expects    bench.storage: nothing by itself; set it in a site file" in out
