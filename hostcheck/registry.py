@@ -238,11 +238,17 @@ class Bench:
     backend: Backend
     level: Level
     seconds: float
+    package: str = ""
     rows: tuple[str, ...] = ()
     alone: bool = False
     options: tuple[Option, ...] = ()
     references: tuple[str, ...] = ()
     module: str = ""
+
+    @property
+    def extra(self) -> str:
+        """Which extra brings what it needs; an empty string where it needs none."""
+        return self.backend.value or ("bench" if self.package else "")
 
 
 TUNERS: dict[str, Tuner] = {}
@@ -311,6 +317,7 @@ def bench(
     backend: Backend,
     level: Level,
     seconds: float,
+    package: str = "",
     rows: Sequence[str] = (),
     alone: bool = False,
     options: Sequence[Option] = (),
@@ -328,6 +335,7 @@ def bench(
         backend: which extra it needs.
         level: the lowest level at which it runs.
         seconds: what it takes at that level.
+        package: of the extra "bench", what it needs although its backend is none.
         rows: the rows of the checklist that it answers.
         alone: it is to be run on one GPU after the other, not on all at once.
         options: what it takes with `--option`.
@@ -349,6 +357,7 @@ def bench(
             backend=backend,
             level=level,
             seconds=seconds,
+            package=package,
             rows=tuple(rows),
             alone=alone,
             options=tuple(options),

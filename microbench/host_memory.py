@@ -156,6 +156,7 @@ def _subject(near: Node, far: Node) -> str:
     id="memory.bandwidth",
     scope=Scope.HOST,
     backend=Backend.NONE,
+    package="numba",
     level=Level.QUICK,
     seconds=4,
     rows=["x-micro-numa-bw"],
@@ -174,7 +175,7 @@ def bandwidth(lab: Lab) -> Iterator[Sampled]:
 
 
 @bench(
-    id="memory.latency", scope=Scope.HOST, backend=Backend.NONE, level=Level.QUICK, seconds=3,
+    id="memory.latency", scope=Scope.HOST, backend=Backend.NONE, package="numba", level=Level.QUICK, seconds=3,
     rows=["x-micro-numa-bw"],
 )  # fmt: skip
 def latency(lab: Lab) -> Iterator[Sampled]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hostcheck.bench.lab import Lab
 from hostcheck.bench.model import Backend, Level, Sampled, Scope
-from hostcheck.bench.options import Option
+from hostcheck.bench.options import FOLDER, Option
 from hostcheck.errors import HostcheckError
 from hostcheck.model import Scalar
 from hostcheck.registry import BENCHES, bench
@@ -35,6 +35,7 @@ if "fake.good" not in BENCHES:
             "order": os.environ.get("CUDA_DEVICE_ORDER", ""),
             "ordinal": lab.gpu.ordinal,
             "seconds": lab.seconds,
+            "whole": lab.whole,
             "pid": os.getpid(),
         }
         yield Sampled(samples=(99.0, 100.0, 101.0), unit="GB/s", verified=True, settings={"bytes": 8}, details=seen)
@@ -120,6 +121,14 @@ if "fake.good" not in BENCHES:
         Path(lab.options.get("told", "/dev/null")).touch()
         time.sleep(600)
         yield Sampled(samples=(1.0,), unit="GB/s", case="late", verified=True)
+
+    @bench(id="fake.steps", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def by_steps(lab: Lab) -> Iterator[Sampled]:
+        """Number after number, for far longer than was planned; one GPU stops to answer after the last."""
+        for case in range(8):
+            time.sleep(0.5)
+            yield Sampled(samples=(1.0,), unit="GB/s", case=str(case), verified=True)
+        time.sleep(600 if lab.gpu.index == 1 else 0)
 
     @bench(id="fake.garbles", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def garbles(lab: Lab) -> Iterator[Sampled]:
@@ -217,6 +226,14 @@ if "fake.good" not in BENCHES:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         seen: dict[str, Scalar] = {"gpus": len(lab.gpus), "begun": ticks / os.sysconf("SC_CLK_TCK")}
         yield Sampled(samples=(5.0,), unit="GB/s", verified=True, subject="node0", details=seen)
+
+    @bench(
+        id="fake.folder", scope=Scope.GPU, backend=Backend.NONE, level=Level.SOAK, seconds=0.2, alone=True,
+        options=[FOLDER],
+    )  # fmt: skip
+    def folder(lab: Lab) -> Iterator[Sampled]:
+        """Measures a folder that the user has to name."""
+        yield Sampled(samples=(1.0,), unit="GB/s", verified=True, settings={"folder": lab.options["path"]})
 
     @bench(id="fake.model", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def model(lab: Lab) -> Iterator[Sampled]:

@@ -17,6 +17,7 @@ class StandInLab:
     gpus: tuple[BenchGpu, ...] = ()
     level: Level = Level.QUICK
     seconds: float = 2.0
+    whole: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     watched: int = 0
     only: tuple[str, ...] = ()

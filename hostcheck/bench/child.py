@@ -42,6 +42,7 @@ class _Lab:
         self.gpus = gpus
         self.level: Level = plan.level
         self.seconds = order.seconds
+        self.whole = plan.whole
         self._cases = order.cases
         self.options: Mapping[str, str] = plan.options
         self._sampler = sampler

@@ -23,6 +23,9 @@ FOLDER = "hostcheck.microbench"
 INSTALL = f"{install('bench')} ('.[bench-cu12]' for drivers older than 580)"
 
 _OPTIONS = ("--std=c++17",)
+_CUDA_12 = 12
+_OLDEST_OF_12 = 50
+"""The oldest architecture that NVRTC of CUDA 12 compiles for; that of CUDA 13 begins with sm_75."""
 _ELF = b"\x7fELF"
 
 
@@ -113,8 +116,7 @@ def _compile(name: str, source: str, headers: Mapping[str, str], arch: str, opti
     nvrtc = _nvrtc()
     known = _call(nvrtc.nvrtcGetSupportedArchs)
     if int("".join(filter(str.isdigit, arch))) not in known:
-        version = ".".join(map(str, nvrtc_version()))
-        raise HostcheckError(f"NVRTC {version} does not know {arch}: install a newer one; {INSTALL}")
+        raise HostcheckError(_unknown(arch, min(known)))
     texts, names = [text.encode() for text in headers.values()], [header.encode() for header in headers]
     program = _call(nvrtc.nvrtcCreateProgram, source.encode(), f"{name}.cu".encode(), len(names), texts, names)
     try:
@@ -131,6 +133,18 @@ def _compile(name: str, source: str, headers: Mapping[str, str], arch: str, opti
         return code
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _unknown(arch: str, oldest: int) -> str:
+    """Say what to do for an architecture that NVRTC does not know."""
+    version = nvrtc_version()
+    number = int("".join(filter(str.isdigit, arch)))
+    words = f"NVRTC {version[0]}.{version[1]}"
+    if number > oldest:
+        return f"{words} does not know {arch}: install a newer one; {INSTALL}"
+    if version[0] > _CUDA_12 and number >= _OLDEST_OF_12:
+        return f"{words} no longer knows {arch}, that of CUDA 12 does: {install('bench-cu12')}"
+    return f"{words} no longer knows {arch}: this GPU is too old to be measured"
 
 
 def _key(*parts: object) -> str:

@@ -48,12 +48,14 @@ class Lab(Protocol):
         gpus: those that take part; one for `Scope.GPU`, none for `Scope.HOST`.
         level: how thorough.
         seconds: what this benchmark may take; it plans its repetitions so that it ends by then.
+        whole: whether all of `seconds` is to be used, since the user gave a duration.
         options: what the user set for it, such as {"path": "/scratch"}.
     """
 
     gpus: tuple[BenchGpu, ...]
     level: Level
     seconds: float
+    whole: bool
     options: Mapping[str, str]
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +23,19 @@ class Option:
         value: what stands for the value in help, such as "FOLDER".
         says: what it does, in one line.
         fault: returns what is wrong with a value; an empty string where nothing is.
+        required: without it there is nothing to measure.
     """
 
     name: str
     value: str
     says: str
     fault: Callable[[str], str] = lambda _: ""
+    required: bool = False
+
+    @property
+    def help(self) -> str:
+        """How it is written, and what it does."""
+        return f"--option {self.name}={self.value}: {self.says}"
 
 
 def _folder_fault(text: str) -> str:
@@ -38,19 +45,28 @@ def _folder_fault(text: str) -> str:
         return f"{text!r} cannot be looked at: {problem}"
 
 
-FOLDER = Option("path", "FOLDER", "the folder on the storage that is measured", _folder_fault)
+FOLDER = Option("path", "FOLDER", "the folder on the storage that is measured", _folder_fault, required=True)
 
 
-def read_options(texts: Sequence[str], chosen: Sequence[Bench], every: Mapping[str, Bench]) -> dict[str, str]:
+def lacks(made: Bench, given: Container[str]) -> str:
+    """Return which option a benchmark needs that is not among those given; an empty string where there is none."""
+    return next((option.help for option in made.options if option.required and option.name not in given), "")
+
+
+def read_options(
+    texts: Sequence[str], chosen: Sequence[Bench], every: Mapping[str, Bench], names: Container[str] = ()
+) -> dict[str, str]:
     """Return what the user set, by name.
 
     Args:
         texts: such as "path=/scratch".
         chosen: the benchmarks that are to run.
         every: the register.
+        names: what the user named; whose very id is among these, has to get each option that it needs.
 
     Raises:
-        HostcheckError: one is no NAME=VALUE, nothing that runs knows it, or it cannot use the value; in one line.
+        HostcheckError: one is no NAME=VALUE, nothing that runs knows it, it cannot use the value, or one is not given
+            that it needs; in one line.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -73,4 +89,7 @@ def read_options(texts: Sequence[str], chosen: Sequence[Bench], every: Mapping[s
         if fault := next(filter(None, (option.fault(value) for option in own)), ""):
             raise HostcheckError(f"--option {name}: {fault}")
         found[name] = value
+    for made in chosen:
+        if made.id in names and (needed := lacks(made, found)):
+            raise HostcheckError(f"{made.id} needs {needed}")
     return found

@@ -25,6 +25,8 @@ STARTING = {Backend.NONE: 0.5, Backend.CUDA: 2.0, Backend.TORCH: 8.0}
 """Seconds that the children of a kind take to start, as planned."""
 _GRACE = {Backend.NONE: 20.0, Backend.CUDA: 30.0, Backend.TORCH: 90.0}
 """Seconds over what a benchmark plans, for imports and for kernels that are compiled the first time."""
+_OVER = 0.1
+"""The same as a share of the plan, where that is more."""
 _SHORTEST = 0.3
 """Seconds that a benchmark needs, at least, where it is measured once more."""
 _GARBLED = "told what is no measurement"
@@ -99,12 +101,14 @@ class Parent:
     Args:
         gpus: those that take part.
         level, options: as the user set them.
+        whole: whether benchmarks are to use up their time.
         tell: called with each progress.
         doubt: called with what was measured; returns which cases of which benchmarks on which subjects are to be
             measured once more, alone, the worst first.
         spare: seconds that this may take.
         until: seconds from the start by which all is to be done: what is measured once more gives way to what is left.
-        grace: seconds over the plan after which a child is killed; by default, by what it has to load.
+        grace: seconds, at least, that a child has over its plan, and from one number to the next, before it is killed;
+            by default, by what it has to load.
         launcher: what starts a child; the descriptor's number is added.
     """
 
@@ -114,6 +118,7 @@ class Parent:
         *,
         level: Level,
         options: Mapping[str, str] | None = None,
+        whole: bool = False,
         tell: Callable[[Progress], None] | None = None,
         doubt: Callable[[Harvest], Sequence[tuple[str, str, tuple[str, ...]]]] | None = None,
         spare: float = 0.0,
@@ -124,6 +129,7 @@ class Parent:
         self._gpus = tuple(gpus)
         self._level = level
         self._options = dict(options or {})
+        self._whole_time = whole
         self._tell = tell
         self._doubt = doubt
         self._spare = spare
@@ -192,7 +198,7 @@ class Parent:
             return
         for subject in [subject for subject in self._ahead if self._deaths.get(subject, 0) < _DEATHS]:
             self._children[subject] = self._ahead.pop(subject)
-            self._children[subject].begin(time.monotonic() + _START)
+            self._children[subject].begin(_START)
         self._forsake()
 
     def _forsake(self) -> None:
@@ -271,11 +277,12 @@ class Parent:
         alone = step.bench.scope is Scope.GPU and (step.alone or len(self._gpus) == 1)
         for child in turn:
             order = Order(bench=step.bench.id, module=step.bench.module, seconds=step.seconds, alone=alone, cases=cases)
-            child.order(order, time.monotonic() + self._limit(step))
+            child.order(order, step.seconds + self._patience(step))
         self._wait(step, turn)
 
-    def _limit(self, step: Step) -> float:
-        return 2 * step.seconds + (_GRACE[step.bench.backend] if self._grace is None else self._grace)
+    def _patience(self, step: Step) -> float:
+        """Return for how long, over the plan or after a number, a child may be silent."""
+        return max(_GRACE[step.bench.backend] if self._grace is None else self._grace, _OVER * step.seconds)
 
     def _whole(self, scope: Scope) -> str:
         return "host" if scope is Scope.HOST else fold_line([gpu.subject for gpu in self._gpus])
@@ -289,7 +296,7 @@ class Parent:
         if subject in self._children or self._deaths.get(subject, 0) >= _DEATHS:
             return
         self._children[subject] = self._made(scope, subject)
-        self._children[subject].begin(time.monotonic() + _START)
+        self._children[subject].begin(_START)
 
     def _made(self, scope: Scope, subject: str, load: tuple[str, ...] = ()) -> Child:
         own = tuple(gpu for gpu in self._gpus if gpu.subject == subject or scope is Scope.GPUS)
@@ -302,6 +309,7 @@ class Parent:
             subject=self._whole(scope) if ranks else subject,
             level=self._level,
             options=self._options,
+            whole=self._whole_time,
             ranks=ranks,
             rank=self._gpus.index(own[0]) if ranks else 0,
             pin=nodes.pop() if len(nodes) == 1 else None,
@@ -365,10 +373,9 @@ class Parent:
                         waited.remove(child)
                 for child in late:
                     doing = "did not start" if starting else "gave no answer"
-                    allowed = _START if starting else self._limit(step)
                     selector.unregister(child.fd)
                     waited.remove(child)
-                    self._bury(step, child, f"{doing} in {allowed:.0f} s")
+                    self._bury(step, child, f"{doing} in {child.silent():.0f} s")
                 for child in loud:
                     selector.unregister(child.fd)
                     waited.remove(child)
@@ -381,6 +388,7 @@ class Parent:
                     self._dismiss(0.0)
 
     def _take(self, step: Step, child: Child, event: Event) -> None:
+        child.answered(self._patience(step))
         if isinstance(event, Ready):
             child.ready = event
             for subject, told in event.told.items():

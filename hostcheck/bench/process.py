@@ -32,6 +32,7 @@ class Child:
         self.mute = False
         self.garbled = False
         self.deadline = 0.0
+        self.heard = 0.0
         self._buffer = b""
         self._decoder = msgspec.json.Decoder(Event)
         self._log = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -63,15 +64,29 @@ class Child:
             self.process.stdin.write(msgspec.json.encode(what) + b"\n")
             self.process.stdin.flush()
 
-    def begin(self, deadline: float) -> None:
-        """Let it use its devices."""
-        self.deadline = deadline
+    def begin(self, seconds: float) -> None:
+        """Let it use its devices, and give it so long to be up."""
+        self._give(seconds)
         self._send(Begin())
 
-    def order(self, order: Order, deadline: float) -> None:
-        """Let it run a benchmark."""
-        self.working, self.deadline = True, deadline
+    def order(self, order: Order, seconds: float) -> None:
+        """Let it run a benchmark, and give it so long to answer."""
+        self.working = True
+        self._give(seconds)
         self._send(order)
+
+    def _give(self, seconds: float) -> None:
+        self.heard = time.monotonic()
+        self.deadline = self.heard + seconds
+
+    def answered(self, seconds: float) -> None:
+        """Give it so long for its next answer, at least."""
+        self.heard = time.monotonic()
+        self.deadline = max(self.deadline, self.heard + seconds)
+
+    def silent(self) -> float:
+        """Return the seconds since it was told what to do, or has answered."""
+        return time.monotonic() - self.heard
 
     def events(self) -> list[Event]:
         """Return what it has said since; mute: it can say no more, garbled: it said what is no event."""

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from hostcheck import __version__
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import NOT_RUN, RUN_ON, Backend, Level, Measurement, Missing, Scope, Session
+from hostcheck.bench.options import lacks
 from hostcheck.bench.parent import STARTING, Harvest, Parent, Progress, Step
 from hostcheck.bench.pinning import node_of
 from hostcheck.errors import HostcheckError, Unavailable, install
@@ -78,20 +79,22 @@ def gpus_on_bus(root: str = "/") -> bool:
     return False
 
 
-def look(reading: Reading, chosen: str = "", visible: str | None = None, *, on_bus: bool = False) -> Host:
+def look(reading: Reading, chosen: str | None = None, visible: str | None = None, *, on_bus: bool = False) -> Host:
     """Return the GPUs that NVML told of.
 
     Args:
         reading: of the probe gpu.nvml.
-        chosen: what `--gpus` says: indices and ranges such as "0,2-3", or the beginnings of UUIDs; empty for all.
+        chosen: what `--gpus` says: indices and ranges such as "0,2-3", or the beginnings of UUIDs; None for all.
         visible: CUDA_VISIBLE_DEVICES, which holds where nothing is chosen.
         on_bus: whether the PCI bus has GPUs.
 
     Raises:
-        HostcheckError: a GPU was chosen that is not there.
+        HostcheckError: a GPU was chosen that is not there, or it cannot be told which.
     """
     from hostcheck.facts.nvml_read import parse_nvml
 
+    if chosen is not None and not chosen.strip(", "):
+        raise HostcheckError("--gpus: no GPU is named: leave it out for all, or name some, such as 0,2-3")
     try:
         log = parse_nvml(reading.text())
     except Unavailable as problem:
@@ -144,6 +147,9 @@ def _chosen(gpus: Sequence[Gpu], text: str, who: str, unreadable: Sequence[str])
             hint = "; MIG devices are not measured" if word.upper().startswith("MIG-") else ""
             hint += "".join(f"; {line}, see dmesg for Xids" for line in unreadable)
             raise HostcheckError(f"{who}: no GPU {absent or word!r} (there are {have}){hint}")
+        if len(own) > 1 and not span:
+            those = ", ".join(str(gpu.index) for gpu in own)
+            raise HostcheckError(f"{who}: {word!r} begins the UUID of several GPUs: {those}")
         found += [gpu for gpu in own if gpu not in found]
     return tuple(found)
 
@@ -233,24 +239,33 @@ def choose(benches: Mapping[str, Bench], names: Sequence[str], level: Level) -> 
     )
 
 
-def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[Bench], list[Missing]]:
+def lacking(
+    benches: Sequence[Bench], host: Host, *, named: bool, options: Container[str] = ()
+) -> tuple[list[Bench], list[Missing]]:
     """Return which of the benchmarks can run here, and why the others cannot.
 
     Args:
         benches: what was chosen.
         host: the GPUs.
         named: whether the user named them: then what is not there counts as unknown.
+        options: names of those that the user gave.
     """
     can: list[Bench] = []
     missing: list[Missing] = []
-    absent = {backend for backend, package in _PACKAGES.items() if not _is_there(package)}
+    packages = {made.id: _PACKAGES.get(made.backend, made.package) for made in benches}
+    absent = {package for package in packages.values() if package and not _is_there(package)}
     for made in benches:
+        if packages[made.id] in absent:
+            why = f"{packages[made.id].replace('.', '-')} is not installed: {install(made.extra)}"
+            missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
+            continue
+        if needed := lacks(made, options):
+            missing.append(Missing(bench=made.id, subject="host", why=f"it needs {needed}", applies=named))
+            continue
         if made.scope is Scope.HOST:
             can.append(made)
-        elif made.backend in absent:
-            why = f"{_PACKAGES[made.backend].replace('.', '-')} is not installed: {install(made.backend)}"
-            missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
-        elif made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
+            continue
+        if made.scope in (Scope.GPUS, Scope.RANKS) and len(host.gpus) == 1:
             why = "it needs two GPUs or more"
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=bool(host.refused)))
         elif host.gpus:
@@ -258,11 +273,7 @@ def lacking(benches: Iterable[Bench], host: Host, *, named: bool) -> tuple[list[
         elif not host.refused:
             applies = named or host.unanswered
             missing.append(Missing(bench=made.id, subject="host", why=host.why_none, applies=applies))
-        missing += [
-            Missing(bench=made.id, subject=subject, why=why)
-            for subject, why in host.refused.items()
-            if made.scope is not Scope.HOST and made.backend not in absent
-        ]
+        missing += [Missing(bench=made.id, subject=subject, why=why) for subject, why in host.refused.items()]
     return can, missing
 
 
@@ -276,8 +287,9 @@ def _is_there(package: str) -> bool:
 def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | None = None) -> list[Step]:
     """Share the time of a level, or what the user gives, among benchmarks.
 
-    From level full on, what runs on all GPUs at once runs on each of them alone besides: the difference is what they
-    share, power and cooling above all.
+    At level full, what runs on all GPUs at once runs on each of them alone besides: the difference is what they share,
+    power and cooling above all. Where all the time is used up, what lets GPUs idle gets no more of it than at level
+    standard.
 
     Args:
         benches: what runs.
@@ -286,15 +298,32 @@ def plan(benches: Sequence[Bench], gpus: int, level: Level, duration: float | No
         duration: seconds for all, in place of the level's; then it is used up.
     """
     steps = [Step(bench=made, seconds=made.seconds, alone=made.alone) for made in benches]
-    if level >= Level.FULL and gpus > 1:
+    if level is Level.FULL and gpus > 1:
         steps += [replace(step, alone=True) for step in steps if step.bench.scope is Scope.GPU and not step.alone]
-    need = sum(step.seconds * step.turns(gpus) for step in steps)
+
+    def need(some: Iterable[Step]) -> float:
+        return sum(step.seconds * step.turns(gpus) for step in some)
+
     starting = sum(STARTING[backend] for _, backend in {(made.scope, made.backend) for made in benches})
     budget = _ONE_GPU if level is Level.QUICK and gpus <= 1 else BUDGET[level]
     time_left = max(1.0, (budget if duration is None else duration) - starting)
     most = _STRETCH[level] if duration is None else float("inf")
-    factor = min(most, time_left / need) if need else 1.0
-    return [replace(step, seconds=max(_FEWEST, round(step.seconds * factor, 2))) for step in steps]
+    factor = min(most, time_left / need(steps)) if need(steps) else 1.0
+    idle = [step for step in steps if _idles(step.bench)]
+    held = factor
+    if most == float("inf") and need(idle) < need(steps):
+        held = min(factor, _STRETCH[Level.STANDARD])
+        factor = (time_left - held * need(idle)) / (need(steps) - need(idle))
+
+    def seconds(step: Step) -> float:
+        return max(_FEWEST, round(step.seconds * (held if _idles(step.bench) else factor), 2))
+
+    return [replace(step, seconds=seconds(step)) for step in steps]
+
+
+def _idles(made: Bench) -> bool:
+    """Whether GPUs idle while a benchmark runs: it is of the host, or they take turns."""
+    return made.scope is Scope.HOST or made.alone
 
 
 def measure(
@@ -339,6 +368,7 @@ def measure(
         host.gpus,
         level=level,
         options=options,
+        whole=duration is not None,
         tell=tell,
         doubt=None if floors is None else lambda harvest: floors.doubtful(session(harvest)),
         spare=SPARE[level] if duration is None else _SPARE_SHARE * duration,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, quantiles
 
 from hostcheck.bench.model import PROVING, SLOWDOWNS, UNSTEADY, UNVERIFIED, Conditions, Sampled
-from hostcheck.facts.bench import lower_is_better
+from hostcheck.facts.bench import allowed, lower_is_better
 
 # A share of the measured time. Below, a slowdown does not show in a median.
 _SLOWED = 0.01
@@ -24,7 +24,6 @@ _VARIATION = 0.1
 # Where the CPU does the work, as for pageable copies, other processes and interrupts have their part in each sample.
 _VARIATION_HOST = 0.2
 _FEWEST = 5
-MANY = 8
 
 COMPUTE = ("TFLOPS", "TOPS")
 """Units of what the clock of the multiprocessors decides."""
@@ -137,7 +136,7 @@ def _meanwhile(conditions: Conditions) -> str:
     grew = [
         f"{name} +{more}"
         for name, more in conditions.errors.items()
-        if (name in PROVING and more) or (name.startswith(("nvlink.", "pcie.")) and more > MANY)
+        if (name in PROVING and more) or (name.startswith(("nvlink.", "pcie.")) and more > allowed(conditions.seconds))
     ]
     return f"errors were counted meanwhile: {', '.join(grew)}" if grew else ""
 

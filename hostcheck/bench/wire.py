@@ -22,6 +22,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         gpus: those that it may use.
         subject: what is measured where a benchmark does not say otherwise.
+        whole: all the time of each benchmark is to be used.
         ranks: how many processes take part that talk to each other; 0 where it is alone.
         rank: which of them it is. Rank 0 measures for all.
         pin: NUMA node to keep to; None to stay where it is.
@@ -32,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     level: Level
     options: dict[str, str] = {}
+    whole: bool = False
     ranks: int = 0
     rank: int = 0
     pin: int | None = None

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hostcheck.bench.parent import Progress
     from hostcheck.snapshot.reading import Snapshot
 
+_ELSEWHERE = "; --save FILE names another place"
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -44,7 +46,9 @@ class _Duration(click.ParamType):  # type: ignore[type-arg] # older releases of 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip())
         if found is None or found[2] not in _UNITS or not 1 <= float(found[1]) * _UNITS[found[2]] <= 7 * 86_400:
-            self.fail(f"{value!r} is no time such as 90s, 10m or 2h, up to a week", param, ctx)
+            self.fail(
+                f"{value!r} is no time from 1s to 168h: a number of s, m (or min) or h, such as 90s or 1.5h", param, ctx
+            )
         return float(found[1]) * _UNITS[found[2]]
 
 
@@ -54,7 +58,7 @@ class Measuring:
 
     names: tuple[str, ...]
     level: str | None
-    gpus: str
+    gpus: str | None
     duration: float | None
     option: tuple[str, ...]
 
@@ -77,16 +81,16 @@ class Measuring:
 
         level = Level[(self.level or "quick").upper()]
         wanted = choose(load_benches(), names or self.names, level)
-        options = read_options(self.option, wanted, load_benches())
+        options = read_options(self.option, wanted, load_benches(), names or self.names)
         # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
         asked = CommandProbe("gpu.nvml", seconds=60.0, local_module="hostcheck.snapshot.nvml")
         reading = collect([asked]).readings["gpu.nvml"]
         if reading.note == NOTE:
             raise click.Abort
         host = look(reading, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), on_bus=gpus_on_bus())
-        if self.gpus and host.why_none:
+        if self.gpus is not None and host.why_none:
             raise HostcheckError(host.why_none)
-        can, missing = lacking(wanted, host, named=bool(names or self.names))
+        can, missing = lacking(wanted, host, named=bool(names or self.names), options=options)
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
@@ -109,7 +113,7 @@ class Measuring:
 
         now = {"--level": self.level, "--gpus": self.gpus, "--duration": self.duration, "--option": self.option}
         for option, value in now.items():
-            if value:
+            if value not in (None, ()):
                 raise HostcheckError(f"{option} is for what is measured now, and --from takes what was measured before")
         return self.named(read(source))
 
@@ -131,7 +135,7 @@ class Measuring:
 _LEVELS = [level.name.lower() for level in Level]
 _OPTIONS = (
     click.argument("names", nargs=-1, type=BENCH_ID),
-    click.option("--gpus", metavar="LIST", default="", help="Only these GPUs, such as 0,2-3, or UUIDs."),
+    click.option("--gpus", metavar="LIST", help="Only these GPUs, such as 0,2-3, or UUIDs."),
     click.option("--duration", type=_Duration(), metavar="TIME", help="Take this long in all, such as 90s, 10m or 2h."),
     click.option(
         "--option",
@@ -151,8 +155,8 @@ def measuring_options(level: str = "quick") -> Callable[[Callable[..., None]], C
     levels = click.option(
         "--level",
         type=click.Choice(_LEVELS),
-        show_default=level,
-        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.",
+        help="How thorough: under a minute for the whole host, five minutes, an hour, or as long as --duration.  "
+        f"[default: {level}]",
     )
 
     def given(function: Callable[..., None]) -> Callable[..., None]:
@@ -238,6 +242,8 @@ def run(
     from hostcheck.snapshot.local import is_interrupted
 
     look_ahead(save, output)
+    if save is None:
+        _look_ahead_here()
     checklist = judging.checklist()
     if "*" in checklist.only:
         checklist = replace(checklist, only=("bench",), who={**checklist.who, "only": "hostcheck bench"})
@@ -274,7 +280,7 @@ def list_() -> None:
     width = max((len(id) for id in benches), default=0)
     for id in sorted(benches):
         made = benches[id]
-        click.echo(f"{id:{width}}  {made.level.name.lower():8}  {made.backend.value or '-':5}  {made.title}")
+        click.echo(f"{id:{width}}  {made.level.name.lower():8}  {made.extra or '-':5}  {made.title}")
     click.echo(f"\n{len(benches)} benchmarks. `hostcheck bench explain NAME` tells how one measures.")
 
 
@@ -295,14 +301,19 @@ def explain(name: str) -> None:
 
 def explained(id: str) -> list[str]:
     """Return the help page of a benchmark, line by line."""
+    from hostcheck.cli.explain import values
+    from hostcheck.expect import KEYS
     from hostcheck.facts.bench import judge_of
-    from hostcheck.registry import load_benches
+    from hostcheck.registry import load_benches, load_checks
 
+    load_checks()
+    judge = judge_of(id)
     made = load_benches()[id]
     lines = [id, "", *textwrap.wrap(made.title, 88), ""]
     for paragraph in made.rationale.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), 88), ""] if paragraph else []
-    needs = install(made.backend.value) if made.backend else "nothing else"
+    needs = [f"{made.package}: {install(made.extra)}" if made.package else install(made.extra)] if made.extra else []
+    needs += [option.help for option in made.options if option.required]
     where = {
         "host": "the host",
         "gpu": "each GPU",
@@ -313,11 +324,11 @@ def explained(id: str) -> list[str]:
     lines += [
         f"Runs on    {where[made.scope]}{alone}",
         f"From level {made.level.name.lower()}, about {made.seconds:g} s",
-        f"Needs      {needs}",
-        f"Judged by  {judge_of(id)}, bench.alike",
+        *(f"Needs      {each}" for each in needs or ["nothing else"]),
+        f"Judged by  {judge}, bench.alike",
+        *(f"Expects    {line}" for line in (values(KEYS[judge], id) if judge in KEYS else ())),
+        *(f"Takes      {option.help}" for option in made.options if not option.required),
     ]
-    for option in made.options:
-        lines += [f"Takes      --option {option.name}={option.value}: {option.says}"]
     if made.rows:
         lines += [f"Rows       {', '.join(made.rows)}"]
     if made.references:
@@ -437,19 +448,33 @@ def _snapshot() -> Snapshot:
         clear_progress()
 
 
+def _place(hostname: str, time: float) -> Path:
+    """Return where the measurements of a host are kept unless the user says where."""
+    name = re.sub(r"[^\w.-]", "_", hostname)
+    at = dt.datetime.fromtimestamp(time).strftime("%Y%m%d-%H%M%S")
+    own = (Path(f"hostcheck-bench-{name}-{at}{more}.tar.gz") for more in chain([""], (f"-{n}" for n in count(2))))
+    # Two that measure at once, each its own GPUs, can end in the same second.
+    return next(path for path in own if not path.exists())
+
+
+def _look_ahead_here() -> None:
+    """Make sure that the archive can be kept in the current folder."""
+    place = _place(os.uname().nodename, time.time())
+    try:
+        look_ahead(place)
+    except HostcheckError as problem:
+        raise HostcheckError(f"{problem}{_ELSEWHERE}") from None
+
+
 def _keep(snapshot: Snapshot, save: Path | None) -> str:
     """Write the archive; return what to say of it. What was measured is shown even where it cannot be kept."""
     from hostcheck.snapshot.archive import write_archive
 
-    name = re.sub(r"[^\w.-]", "_", snapshot.manifest.hostname)
-    at = dt.datetime.fromtimestamp(snapshot.manifest.time).strftime("%Y%m%d-%H%M%S")
-    own = (Path(f"hostcheck-bench-{name}-{at}{more}.tar.gz") for more in chain([""], (f"-{n}" for n in count(2))))
-    # Two that measure at once, each its own GPUs, can end in the same second.
-    target = save or next(path for path in own if not path.exists())
+    target = save or _place(snapshot.manifest.hostname, snapshot.manifest.time)
     packed = io.BytesIO()
     write_archive(snapshot, packed)
     try:
         write(target, packed.getvalue(), private=True)
     except HostcheckError as problem:
-        return f"hostcheck: the measurements were not kept: {problem}; --save FILE names another place"
+        return f"hostcheck: the measurements were not kept: {problem}{_ELSEWHERE}"
     return f"Kept in {target}; hostcheck audit --from {target} judges it again."

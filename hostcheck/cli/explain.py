@@ -45,7 +45,7 @@ def explain(check: Check) -> list[str]:
     """Return the help page of a check, line by line."""
     lines = [f"{check.id}  ({check.severity.value})", "", *_prose(check)]
     if check.keys:
-        lines += ["Expects", *(f"  {line}" for key in check.keys for line in _values(key)), ""]
+        lines += ["Expects", *(f"  {line}" for key in check.keys for line in values(key)), ""]
     probes = {probe.id: probe for probe in check.probes()}
     lines += ["Reads", *(f"  {id:20} {_reads(probes[id], check.id)}" for id in sorted(probes))]
     return [*lines, *_ends(check)]
@@ -57,7 +57,7 @@ def explain_tuner(tuner: Tuner) -> list[str]:
     if tuner.fixes:
         lines += ["Mends", *_names(tuner.fixes), ""]
     if tuner.keys:
-        lines += ["Values from", *(f"  {line}" for key in tuner.keys for line in _values(key)), ""]
+        lines += ["Values from", *(f"  {line}" for key in tuner.keys for line in values(key)), ""]
     probes = {probe.id: probe for probe in tuner.probes()}
     lines += ["Reads", *(f"  {id:20} {_reads(probes[id], tuner.id)}" for id in sorted(probes))]
     return [*lines, *_ends(tuner)]
@@ -81,15 +81,17 @@ def _names(ids: Sequence[str]) -> list[str]:
     return textwrap.wrap(", ".join(ids), 86, initial_indent="  ", subsequent_indent="  ")
 
 
-def _values(key: Key) -> Iterator[str]:
-    """Say what each of our layers sets a key to."""
+def values(key: Key, bench: str = "") -> Iterator[str]:
+    """Say what each of our layers sets a key to; with a benchmark, only what is for that one."""
     said = False
     for role in shipped_names("role"):
         for layer in shipped_layers(role.split("/", 1)[1], gpus=True):
             if not layer.name.startswith("role/") and role != shipped_names("role")[0]:
                 continue
             for name, (matcher, source) in layer.values.items():
-                if key_of(name) == key.name:
+                case = name.partition("[")[2].removesuffix("]")
+                is_of = not bench or case in ("", bench, bench.partition(".")[0]) or case.startswith(f"{bench} ")
+                if key_of(name) == key.name and is_of:
                     said = True
                     yield f"{name}: {matcher.words(key.unit)}  [{layer.name}: {source}]"
     if not said:

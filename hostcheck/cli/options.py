@@ -128,16 +128,20 @@ def look_ahead(*paths: Path | None) -> None:
     """
     files: set[Path] = set()
     for path in paths:
-        if path is not None and (not path.exists() or path.is_file()):
-            if path.resolve() in files:
-                raise HostcheckError(f"{path}: named twice: each output needs a file of its own")
-            files.add(path.resolve())
-        if path is None or path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir()):
+        if path is None:
             continue
         try:
+            # Where the current folder is gone, this is the first to notice.
+            place = path if path == Path("-") else path.resolve()
+            if not path.exists() or path.is_file():
+                if place in files:
+                    raise HostcheckError(f"{path}: named twice: each output needs a file of its own")
+                files.add(place)
+            if path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir()):
+                continue
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with tempfile.TemporaryFile(dir=path.resolve().parent):
+            with tempfile.TemporaryFile(dir=place.parent):
                 pass
         except OSError as problem:
             raise HostcheckError(f"{path}: cannot be written: {problem.strerror}") from None

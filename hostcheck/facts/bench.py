@@ -37,6 +37,11 @@ SHARED = ("copy.*", "overlap.*")
 """Benchmarks with which GPUs at once share the memory of the host: too little for one is then not that GPU's own."""
 
 
+MANY = 8
+"""How often the links of a GPU may repeat what they sent in a benchmark of 90 s or less."""
+_RATE = 80 / 900
+"""The same for each second of longer ones: DCGM 4.6 diag allows 80 replays in 15 minutes."""
+
 _LONGEST = 200
 """Characters of a subject that are looked at."""
 _GPUS = re.compile(r"{0}(?:[>,+-]{0})*".format(r"gpu(?:\d+|\[[\d,-]+\])"))
@@ -199,6 +204,11 @@ def behind(measured: Measurement, middle: float) -> float:
 def lower_is_better(unit: str) -> bool:
     """Whether less of a unit is better: times, as opposed to rates."""
     return unit in ("s", "ms", "us", "ns")
+
+
+def allowed(seconds: float | None) -> int:
+    """Return how often the links of a GPU may repeat what they sent, in a benchmark of so many seconds."""
+    return max(MANY, int(_RATE * (seconds or 0.0)))
 
 
 def judge_of(bench: str) -> str:

@@ -18,6 +18,7 @@ import pytest
 import bench_fakes
 from hostcheck.bench.model import Measurement, Session
 from hostcheck.facts.bench import parse_results
+from hostcheck.render.json import encoded as json_of
 from hostcheck.snapshot.archive import read_archive
 from support import host
 from waiting import until
@@ -301,19 +302,31 @@ def test_gpus_are_chosen(tmp_path: Path) -> None:
     assert [measured.subject for measured in kept(tmp_path).measurements] == ["gpu1"]
     code, _, err = bench("fake.turns", "--gpus", "5", nvml=TWO, cwd=tmp_path)
     assert (code, err) == (2, "hostcheck: --gpus: no GPU '5' (there are 0, 1)\n")
+    for words in (["fake.turns"], ["record", "base.json"], ["compare", "base.json", "--from", "base.json"]):
+        (tmp_path / "base.json").write_bytes(json_of(kept(tmp_path)))
+        code, _, err = bench(*words, "--gpus", "", nvml=TWO, cwd=tmp_path)
+        assert (code, len(err.splitlines())) == (2, 1), "an unset variable of a shell is not all of them"
+        assert "--gpus" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["hbm.raed"], "no benchmark matches 'hbm.raed'; did you mean 'hbm.read'?"),
-        (["--duration", "soon"], "'soon' is no time such as 90s, 10m or 2h"),
+        *(
+            (["--duration", text], f"{text!r} is no time from 1s to 168h: a number of s, m (or min) or h, such as 90s")
+            for text in ("soon", "1d", "0.5", "20000m", "-5")
+        ),
         (["--option", "path"], "NAME=VALUE is needed"),
         (["storage.read", "--option", "pth=/tmp"],
          "no benchmark has such an option; did you mean 'path'?; hostcheck bench explain NAME lists them"),
         (["storage.read", "--option", "path=/nowhere"], "--option path: there is no folder '/nowhere'"),
+        (["storage.read", "cpu.jitter"],
+         "storage.read needs --option path=FOLDER: the folder on the storage that is measured"),
+        (["storage.rea?"], "it needs --option path=FOLDER: the folder on the storage that is measured"),
+        (["record", "base.json", "cpu.jitter", "gds.read"], "gds.read needs --option path=FOLDER: the folder on"),
         (["storage.read", "--option", "path="], "--option path: there is no folder ''"),
-        (["hbm.read", "--option", "path=/tmp"], "of what runs nothing takes it; gds.read, storage.read would"),
+        (["hbm.read", "--option", "path=/tmp"], "of what runs nothing takes it; fake.folder, gds.read, st"),
         (["storage.read", "--option", "path=/tmp", "--option", "path=/var"], "--option path was given twice"),
         (["explain", "hbm.raed"], "no benchmark is called 'hbm.raed'; did you mean 'hbm.read'?"),
         (["compare", "nowhere.json"], "nowhere.json: No such file or directory"),
@@ -324,6 +337,27 @@ def test_a_typing_error_is_one_line(tmp_path: Path, arguments: list[str], says: 
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_pattern_names_and_needs_an_option_is_unknown_and_the_rest_is_measured(tmp_path: Path) -> None:
+    code, out, err = bench("fake.turns", "fake.fold*", "--only", "bench.other", cwd=tmp_path)
+    assert code == 3, "it was asked for"
+    assert "it needs --option path=FOLDER: the folder on the storage that is measured" in " ".join(out.split())
+    assert "[1/1] fake.turns on gpu0" in err, "no time is kept for it"
+    assert [measured.bench for measured in kept(tmp_path).measurements] == ["fake.turns"]
+    given = ("--option", f"path={tmp_path}", "--save", "given.tar.gz")
+    _, out, _ = bench("fake.turns", "fake.fold*", *given, cwd=tmp_path)
+    assert "fake.folder" in out
+    assert "--option" not in out
+
+
+def test_a_benchmark_knows_whether_its_time_is_to_be_used_up(tmp_path: Path) -> None:
+    for name, given in (("level", ()), ("time", ("--duration", "6s"))):
+        (tmp_path / name).mkdir()
+        bench("fake.good", *given, cwd=tmp_path / name)
+        (found, _) = kept(tmp_path / name).measurements
+        assert (found.details["whole"], found.details["seconds"]) == ((True, 5.5) if given else (False, 0.2))
 
 
 def test_a_baseline_is_recorded_and_held_against(tmp_path: Path) -> None:
@@ -430,6 +464,30 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, argume
     assert not list(tmp_path.iterdir())
 
 
+def test_where_the_archive_cannot_be_kept_nothing_is_measured(tmp_path: Path) -> None:
+    """The folder of the kernel takes no files, not even root's."""
+    code, out, err = bench("fake.turns", cwd=Path("/proc"))
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert err.startswith("hostcheck: hostcheck-bench-")
+    assert ".tar.gz: cannot be written: " in err
+    assert err.endswith("; --save FILE names another place\n")
+    code, _, err = bench("fake.turns", "--save", str(tmp_path / "kept.tar.gz"), cwd=Path("/proc"))
+    assert (tmp_path / "kept.tar.gz").exists(), err
+
+
+def test_in_a_folder_that_is_gone_nothing_is_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    # Python itself stumbles where it is to look for modules in a folder that is gone: -P.
+    command = [sys.executable, "-P", *COMMAND[1:], "fake.turns"]
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *command], cwd=folder, env=environment(),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert "cannot be written: No such file or directory; --save FILE names another place" in done.stderr
+
+
 def test_two_that_end_in_the_same_second_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hostcheck.cli.bench import _keep
 
@@ -525,7 +583,19 @@ def test_list_and_explain(tmp_path: Path) -> None:
     code, out, _ = bench("list", cwd=tmp_path)
     assert code == 0
     assert any(line.startswith("hbm.triad ") for line in out.splitlines())
+    for command, level in (("run", "quick"), ("record", "quick"), ("compare", "that of the baseline")):
+        _, out, _ = bench(command, "--help", cwd=tmp_path)
+        assert f"[default: {level}]" in " ".join(out.split())
     code, out, _ = bench("explain", "hbm.triad", cwd=tmp_path)
     assert code == 0
     assert "Judged by  bench.memory, bench.alike" in out
+    assert [line.partition(":")[0] for line in out.splitlines() if line.startswith("Expects ")] == [
+        "Expects    bench.memory[hbm.triad]"
+    ]
     assert "pip install '.[bench]' in the checkout" in out
+    _, out, _ = bench("explain", "memory.latency", cwd=tmp_path)
+    assert "Needs      numba: pip install '.[bench]' in the checkout of hostcheck" in out
+    _, out, _ = bench("explain", "storage.read", cwd=tmp_path)
+    assert "Needs      --option path=FOLDER: the folder on the storage that is measured" in out
+    assert "nothing else" not in out
+    assert "Expects    bench.storage: nothing by itself; set it in a site file" in out

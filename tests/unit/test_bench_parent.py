@@ -121,6 +121,22 @@ def test_a_hang_ends_at_its_limit_with_all_that_it_started() -> None:
     assert {"gpu0", "gpu1", "gpu3"} <= set(of(harvest, "good"))
 
 
+def test_what_delivers_numbers_is_given_time_for_the_next_until_none_comes() -> None:
+    """Copies between all pairs of 8 GPUs took 35 s where 1.56 s were planned, and were killed among the last."""
+    harvest = run("steps", grace=2.0, gpus=GPUS[:2])
+    (hung,) = harvest.missing
+    assert (hung.bench, hung.subject) == ("fake.steps", "gpu1")
+    assert hung.why.startswith("the process that measured it gave no answer in 2 s; it was killed")
+    assert len(of(harvest, "steps")) == 16
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(0.2, 30.2), (10, 40), (3600, 3960), (86_400, 95_040)])
+def test_a_hang_is_seen_not_long_after_the_time_that_was_planned(seconds: float, limit: float) -> None:
+    (step,) = steps("good", seconds=seconds)
+    parent = Parent(GPUS, level=Level.SOAK, grace=30.0)
+    assert step.seconds + parent._patience(step) == pytest.approx(limit)
+
+
 def test_what_floods_is_cut_and_killed_and_named() -> None:
     harvest = run("floods", "good", grace=50.0)
     (loud,) = harvest.missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hostcheck.audit import judge, shipped_layers
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.lab import BenchGpu
 from hostcheck.bench.model import Backend, Level, Measurement, Scope, Session
+from hostcheck.bench.parent import Step
 from hostcheck.bench.session import (
     BUDGET,
     SPARE,
@@ -41,6 +43,7 @@ from hostcheck.snapshot.reading import Ending, Reading
 from support import host, sample
 
 GPU = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="fake")
+OWN = {id: made for id, made in load_benches().items() if made.module.startswith("hostcheck.microbench.")}
 
 
 def nvml(name: str) -> Reading:
@@ -75,15 +78,25 @@ def test_gpus_are_chosen_by_index_range_uuid_and_by_what_the_job_sees() -> None:
     uuid = look(nvml("h200x2")).gpus[1].uuid
     for chosen, visible, indices in (
         ("1", None, [1]), ("0-1", None, both), ("gpu1,0", "0", [1, 0]), (uuid, None, [1]),
-        ("", "1", [1]), ("", uuid, [1]), ("", None, both), ("", "", []), ("", "-1", []),
+        (None, "1", [1]), (None, uuid, [1]), (None, None, both), (None, "", []), (None, "-1", []),
     ):  # fmt: skip
         assert [gpu.index for gpu in look(nvml("h200x2"), chosen, visible).gpus] == indices, (chosen, visible)
     with pytest.raises(HostcheckError, match=r"--gpus: no GPU '7' \(there are 0, 1\)"):
         look(nvml("h200x2"), "7")
     with pytest.raises(HostcheckError, match=r"--gpus: no GPU '2, 3, 4, 5, 6, 7' \(there are 0, 1\)"):
         look(nvml("h200x2"), "0-7")
+    for nothing in ("", " ", ",", " , "):
+        for reading in (nvml("h200x2"), Reading("gpu.nvml", Ending.TIMEOUT, note="no answer in 60 s")):
+            with pytest.raises(HostcheckError, match=r"--gpus: no GPU is named: leave it out for all, or .* 0,2-3"):
+                look(reading, nothing)
+    for many in ("GPU-", "gpu", uuid[:-1]):
+        two = nvml("h200x2").out.replace(look(nvml("h200x2")).gpus[0].uuid.encode(), f"{uuid[:-1]}x".encode())
+        for chosen, visible in ((many, None), (None, many), (f"0,{many}", None)):
+            who = "CUDA_VISIBLE_DEVICES" if chosen is None else "--gpus"
+            with pytest.raises(HostcheckError, match=rf"{who}: '{many}' begins the UUID of several GPUs: 0, 1"):
+                look(replace(nvml("h200x2"), out=two), chosen, visible)
     with pytest.raises(HostcheckError, match="MIG devices are not measured"):
-        look(nvml("h200x2"), "", "MIG-41b36a2c")
+        look(nvml("h200x2"), None, "MIG-41b36a2c")
 
 
 def test_a_probe_without_an_answer_is_no_gpu_and_says_why() -> None:
@@ -95,7 +108,7 @@ def test_a_lost_gpu_is_named_unless_others_were_chosen() -> None:
     report["gpus"][1] = {"index": 1, "bus_id": report["gpus"][1]["bus_id"], "error": "GPU is lost"}
     reading = Reading("gpu.nvml", Ending.OK, 0, out=json.dumps(report).encode())
     assert list(look(reading).refused.values()) == ["GPU is lost; see dmesg for Xids"]
-    for chosen, visible in (("0", None), ("", "0")):
+    for chosen, visible in (("0", None), (None, "0")):
         seen = look(reading, chosen, visible)
         assert ([gpu.index for gpu in seen.gpus], seen.refused) == ([0], {})
     with pytest.raises(HostcheckError, match=r"no GPU '1' \(there are 0\); 0000:\S+: GPU is lost, see dmesg"):
@@ -155,7 +168,54 @@ def test_at_level_full_each_gpu_is_measured_alone_besides() -> None:
     assert [(step.bench.id, step.alone) for step in plan(made, 2, Level.FULL)] == [
         ("hbm.triad", False), ("peer.copy", False), ("hbm.triad", True),
     ]  # fmt: skip
-    assert not any(step.alone for step in plan(made, 2, Level.STANDARD) + plan(made, 1, Level.FULL))
+    others = plan(made, 2, Level.STANDARD) + plan(made, 2, Level.SOAK) + plan(made, 1, Level.FULL)
+    assert not any(step.alone for step in others)
+
+
+def shares(steps: list[Step], gpus: int) -> tuple[float, float, float]:
+    """Return the seconds in which all GPUs work, in which one does, and in which none does."""
+    times = dict.fromkeys(("all", "some", "none"), 0.0)
+    for step in steps:
+        where = "none" if step.bench.scope is Scope.HOST else "some" if step.alone else "all"
+        times[where] += step.seconds * step.turns(gpus)
+    return times["all"], times["some"], times["none"]
+
+
+@pytest.mark.parametrize(
+    ("names", "level", "duration", "options"),
+    [
+        ([], Level.SOAK, None, ()), ([], Level.SOAK, 36_000, {"path"}), (["gemm.bf16"], Level.SOAK, 600, ()),
+        (["gemm.bf16"], Level.QUICK, 600, ()), ([], Level.STANDARD, 3600, ()),
+    ],
+)  # fmt: skip
+def test_a_long_load_is_one_of_all_gpus(
+    names: list[str],
+    level: Level,
+    duration: float | None,
+    options: Container[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hour of soak that was planned for 8 GPUs loaded one of them for 2234 s while seven idled."""
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: package)
+    chosen, _ = lacking(choose(OWN, names, level), Host(gpus=(GPU,) * 8), named=False, options=options)
+    time = duration or BUDGET[level]
+    steps = plan(chosen, 8, level, duration)
+    together, alone, idle = shares(steps, 8)
+    assert together > 0.95 * time
+    assert together + alone + idle == pytest.approx(time, abs=25)
+    assert bool(alone) == ("path" in options)
+
+
+def test_at_standard_what_is_not_there_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: package)
+    chosen, _ = lacking(choose(OWN, [], Level.STANDARD), Host(gpus=(GPU,) * 8), named=False)
+    seconds = {step.bench.id: step.seconds for step in plan(chosen, 8, Level.STANDARD)}
+    assert seconds["hbm.triad"] >= 1.0, "it had 0.67 s of the 1 s that it takes"
+
+
+def test_what_is_of_the_host_alone_gets_all_the_time_there_is() -> None:
+    (step,) = plan([OWN["cpu.jitter"]], 8, Level.QUICK, 600)
+    assert step.seconds > 590
 
 
 def test_a_duration_is_used_up() -> None:
@@ -187,6 +247,37 @@ def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     can, missing = lacking(wanted[2:], Host(why_none="NVML sees no GPU"), named=False)
     assert [made.id for made in can] == ["fake.host"]
     assert [entry.why for entry in missing] == ["NVML sees no GPU"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_package_that_nobody_asked_for_does_not_apply_on_the_host_either(
+    named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without numba, plain `hostcheck bench` ended with 3."""
+    monkeypatch.setattr("hostcheck.bench.session.find_spec", lambda package: None if package == "numba" else package)
+    refused = Host(gpus=(GPU,), refused={"gpu1": "MIG is on"})
+    can, missing = lacking(
+        [OWN[id] for id in ("memory.bandwidth", "memory.latency", "cpu.jitter")], refused, named=named
+    )
+    assert [made.id for made in can] == ["cpu.jitter"]
+    why = "numba is not installed: pip install '.[bench]' in the checkout of hostcheck"
+    assert [(entry.bench, entry.subject, entry.why, entry.applies) for entry in missing] == [
+        (id, "host", why, named) for id in ("memory.bandwidth", "memory.latency")
+    ]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_needs_an_option_that_is_not_given_takes_no_time(named: bool) -> None:
+    benches = load_benches()
+    wanted = [benches[id] for id in ("cpu.jitter", "storage.read", "fake.folder")]
+    refused = Host(gpus=(GPU,), refused={"gpu1": "MIG is on"})
+    can, missing = lacking(wanted, refused, named=named)
+    assert [made.id for made in can] == ["cpu.jitter"]
+    why = "it needs --option path=FOLDER: the folder on the storage that is measured"
+    assert [(entry.bench, entry.subject, entry.why, entry.applies) for entry in missing] == [
+        (id, "host", why, named) for id in ("storage.read", "fake.folder")
+    ]
+    assert lacking(wanted, Host(gpus=(GPU,)), named=named, options={"path": "/"}) == (wanted, [])
 
 
 @pytest.mark.parametrize("id", ["fake.good", "fake.together", "fake.ranks"])

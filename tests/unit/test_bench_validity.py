@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hostcheck.bench.model import Conditions, Sampled
 from hostcheck.bench.validity import Ceilings, fault, statistic, variation
+from hostcheck.facts.bench import allowed
 
 CEILINGS = Ceilings(sm_max_mhz=1980, mem_max_mhz=2619, power_default_w=700)
 # An H100 SXM under a tensor load as it was recorded: at its power limit, clocks below the maximum.
@@ -105,6 +106,17 @@ def test_against_the_conditions(change: dict[str, object], says: str) -> None:
 )
 def test_what_does_not_change_a_median_or_is_ecc_at_work_is_no_reason(change: dict[str, object]) -> None:
     assert said(TENSOR, replace(LOADED, **change)) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most"), [(None, 8), (0.0, 8), (-1.0, 8), (89.0, 8), (90.0, 8), (900.0, 80), (50_400.0, 4480)]
+)
+def test_what_a_link_may_repeat_grows_with_the_time(seconds: float | None, most: int) -> None:
+    """80 in 15 minutes; 9 in 14 hours made a soak invalid."""
+    assert allowed(seconds) == most
+    for more in (most, most + 1):
+        long = Conditions(seconds=seconds, errors={"pcie.replays": more})
+        assert bool(said(TENSOR, long)) == (more > most)
 
 
 def test_a_power_limit_and_the_clock_of_multiprocessors_do_not_touch_memory() -> None:
