@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hostcheck.snapshot.archive import read_archive
-from hostcheck.snapshot.local import collect
+from hostcheck.snapshot.local import _Reader, collect
 from hostcheck.snapshot.probes import CommandProbe, FileProbe, Guard, ListProbe, Probe
 from hostcheck.snapshot.program import program
 from hostcheck.snapshot.reading import Ending, Reading, Snapshot
@@ -250,6 +250,20 @@ def test_counters_are_watched_for_the_window() -> None:
             first = snapshot.reading(id)
             assert first.later is not None
             assert first.later.at - first.at >= 0.35, (snapshot.manifest.producer, id)
+
+
+def test_the_window_begins_when_counters_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when their collection began: on a busy host, much lies between the two."""
+    read, slow = _Reader.read, [0.5]
+
+    def late(reader: _Reader, probe: FileProbe | ListProbe) -> Reading:
+        time.sleep(slow.pop() if slow else 0)
+        return read(reader, probe)
+
+    monkeypatch.setattr(_Reader, "read", late)
+    first = collect([PROBES[0]], window=0.5).reading("memory.vm")
+    assert first.later is not None
+    assert first.later.at - first.at >= 0.5
 
 
 def test_interruption_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
