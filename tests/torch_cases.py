@@ -71,7 +71,7 @@ def scaled(name: str) -> dict[str, Any]:
 
 def spoilt_ranks() -> dict[str, Any]:
     """Measure with the last three elements changed on rank 1 after each batch."""
-    ranks = Ranks("gloo", 0, 30)
+    ranks = Ranks("gloo", 0, 120)
     from hostcheck.bench import collective
 
     class Spoilt(collective._Work):

@@ -70,7 +70,8 @@ def collect(
             probe for probe in chosen if isinstance(probe, FileProbe) and probe.twice and _is_read(probe, readings)
         ]
         if twice:
-            time.sleep(max(0.0, started + window - _now()))
+            read_at = max(readings[probe.id].at for probe in twice)
+            time.sleep(max(0.0, read_at + window - _now()))
         for probe in twice:
             readings[probe.id] = replace(readings[probe.id], later=reader.read(probe))
     except KeyboardInterrupt:

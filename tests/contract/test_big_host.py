@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_is_cut_and_nothing_is_an_error(tree: Path) -> None:
-    snapshot = collect(every_probe(), root=str(tree))
+    # The host is as large as they come, and this machine may be busy: the probes' own limits are not what is tested.
+    snapshot = collect([replace(probe, seconds=60) for probe in every_probe()], root=str(tree))
     for id, reading in snapshot.readings.items():
         assert reading.ending in (Ending.OK, Ending.NOT_COLLECTED), (id, reading.how)
         assert not [path for path, state in reading.files.items() if state.ending is Ending.TRUNCATED], id

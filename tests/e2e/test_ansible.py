@@ -89,6 +89,14 @@ def free_port() -> int:
     return port
 
 
+@pytest.fixture
+def dead() -> Iterator[int]:
+    """A port of the loopback interface on which nobody listens, and which nobody else gets meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
 def listens(port: int) -> bool:
     with socket.socket() as opened:
         return opened.connect_ex(("127.0.0.1", port)) == 0
@@ -151,8 +159,10 @@ def record(run: Path, name: str) -> dict[str, object]:
     return found
 
 
-def test_two_hosts_answer_over_ssh_and_the_dead_one_is_told(place: Path, server: Server, text: bytes) -> None:
-    hosts = inventory(place, server.line("a") + server.line("b") + server.line("dead", free_port()))
+def test_two_hosts_answer_over_ssh_and_the_dead_one_is_told(
+    place: Path, server: Server, text: bytes, dead: int
+) -> None:
+    hosts = inventory(place, server.line("a") + server.line("b") + server.line("dead", dead))
     run, before = place / "run", server.sessions()
     run_via_ansible(hosts, None, text, run, 5, False)
     for name in ("a", "b"):
@@ -171,14 +181,15 @@ def test_two_hosts_answer_over_ssh_and_the_dead_one_is_told(place: Path, server:
 
 
 def test_nothing_is_left_on_a_host(place: Path, server: Server, text: bytes) -> None:
-    def folders() -> set[Path]:
-        return {path for folder in ("/tmp", "/dev/shm", "/run") for path in Path(folder).glob(".hostcheck*")}
-
-    before = folders()
-    run_via_ansible(inventory(place, server.line("a")), None, text, place / "run", 5, False)
-    mine_or_others = folders() - before
-    # Other tests run the program at the same time; their folders go, too.
-    until(lambda: not mine_or_others & folders())
+    # The program's folder for this run alone: in that of all of them, other tests make and leave theirs.
+    own = place / "own"
+    own.mkdir()
+    made = own.stat().st_mtime_ns
+    sent = b"TMPDIR=%s; export TMPDIR\n" % os.fsencode(own) + text
+    run_via_ansible(inventory(place, server.line("a")), None, sent, place / "run", 5, False)
+    assert record(place / "run", "a")["reach"] == "ok"
+    assert own.stat().st_mtime_ns != made, "this is where it worked"
+    assert list(own.iterdir()) == []
     assert not list(place.glob("ansible-home/tmp/*"))
 
 
@@ -198,8 +209,8 @@ def test_a_bad_ending_is_told(
     assert told in str(record(place / "run", "a")["why"])
 
 
-def test_the_command_line_judges_what_ansible_brought(place: Path, server: Server) -> None:
-    hosts = inventory(place, server.line("a") + server.line("dead", free_port()))
+def test_the_command_line_judges_what_ansible_brought(place: Path, server: Server, dead: int) -> None:
+    hosts = inventory(place, server.line("a") + server.line("dead", dead))
     argv = [*CLI, "audit", "--via", "ansible", "-i", str(hosts), "--run-dir", "run", "--format", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode in (1, 3), done.stderr
@@ -292,14 +303,14 @@ def without(check: str) -> str:
     return base64.b64encode(packed.getvalue()).decode()
 
 
-def gate(place: Path, **variables: object) -> subprocess.CompletedProcess[str]:
+def gate(place: Path, dead: int, **variables: object) -> subprocess.CompletedProcess[str]:
     """Run a playbook behind the gate, on hosts that all send a recorded archive."""
     (place / "deploy.yml").write_text(DEPLOY)
     (place / "recorded.sh").write_text(f"printf %s {without('cpu.clocksource')} | base64 -d\n")
     table: dict[str, dict[str, object]] = {
         name: {"ansible_connection": "local", "audit_gate_arguments": words} for name, words in GATES.items()
     }
-    table["dead"] = {"ansible_host": "127.0.0.1", "ansible_port": free_port()}
+    table["dead"] = {"ansible_host": "127.0.0.1", "ansible_port": dead}
     hosts = inventory(place, json.dumps({"all": {"hosts": table}}), "hosts.json")
     extra = {"audit_program": str(place / "recorded.sh"), **variables}
     return play(place, hosts, str(place / "deploy.yml"), **extra)
@@ -309,20 +320,20 @@ def deployed(done: subprocess.CompletedProcess[str]) -> set[str]:
     return set(re.findall(r"deployed (\w+)", done.stdout))
 
 
-def test_preflight_holds_back_the_hosts_below_the_gate_alone(place: Path) -> None:
-    done = gate(place)
+def test_preflight_holds_back_the_hosts_below_the_gate_alone(place: Path, dead: int) -> None:
+    done = gate(place, dead)
     assert done.returncode == 2, done.stdout + done.stderr
     assert deployed(done) == {"good"}
     assert "vm.overcommit_memory" in done.stdout
     assert "hostcheck: dead: unreachable" in done.stdout
 
 
-def test_what_is_allowed_to_be_unknown_is_not_a_host_of_which_nothing_is_known(place: Path) -> None:
-    assert deployed(gate(place, audit_allow_unknown=True)) == {"good", "unsure"}
+def test_what_is_allowed_to_be_unknown_is_not_a_host_of_which_nothing_is_known(place: Path, dead: int) -> None:
+    assert deployed(gate(place, dead, audit_allow_unknown=True)) == {"good", "unsure"}
 
 
-def test_preflight_can_stop_everything(place: Path) -> None:
-    done = gate(place, audit_all_or_nothing=True)
+def test_preflight_can_stop_everything(place: Path, dead: int) -> None:
+    done = gate(place, dead, audit_all_or_nothing=True)
     assert done.returncode == 2
     assert not deployed(done)
     assert "Below the gate: " in done.stdout

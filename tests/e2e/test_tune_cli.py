@@ -359,9 +359,10 @@ def test_two_at_once_are_one_after_the_other_or_one_is_refused(machine: Machine)
     machine.tune("rollback", "--yes", code=0)
     before = machine.state()
     path = machine.plan()
-    holder = subprocess.Popen([*machine.prefix, "flock", "--no-fork", "/var/lib/hostcheck/lock", "sleep", "60"])
+    holder = subprocess.Popen([*machine.prefix, "flock", "--no-fork", "/var/lib/hostcheck/lock", "sleep", "600"])
     try:
-        time.sleep(0.3)
+        free = [*machine.prefix, "flock", "--nonblock", "/var/lib/hostcheck/lock", "true"]
+        until(lambda: subprocess.run(free, check=False).returncode)
         said = machine.tune("apply", path, "--yes", code=3)
         assert "refused: nothing was changed" in said
         assert machine.state() == before

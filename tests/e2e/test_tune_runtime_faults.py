@@ -108,10 +108,13 @@ def test_killed_with_all_its_children_at_any_time_on_real_settings(tmp_path: Pat
 
 def _killed_at_any_time(host: Host, wanted: Plan) -> None:
     before = host.state()
-    started = time.monotonic()
-    host.run(apply_program(wanted))
-    longest = (time.monotonic() - started) * 1.2
-    host.run(rollback_program())
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        host.run(apply_program(wanted))
+        took.append(time.monotonic() - started)
+        host.run(rollback_program())
+    longest = min(took) * 1.2  # one that a busy machine held up would put most kills after the end
     chance = random.Random(7)
     caught = 0
     for _ in range(25):
@@ -425,7 +428,8 @@ def test_what_somebody_changed_since_is_left_alone(host: Host) -> None:
 
 
 def test_two_at_once(host: Host) -> None:
-    program = meddling(apply_program(SMALL), "intent", f": >{host.bin}/at; sleep 1.5")
+    hold = f": >{host.bin}/at; until [ -e {host.bin}/go ]; do sleep 0.05; done"
+    program = meddling(apply_program(SMALL), "intent", hold)
     first = subprocess.Popen(
         [str(host.bin / "sh"), "-s"],
         stdin=subprocess.PIPE,
@@ -436,12 +440,15 @@ def test_two_at_once(host: Host) -> None:
     assert first.stdout
     first.stdin.write(program.encode())
     first.stdin.close()
-    until(lambda: (host.bin / "at").exists())
-    ran = host.run(apply_program(SMALL))
-    assert ran.outcome.end is End.REFUSED
-    assert "another hostcheck is changing this host: process " in ran.outcome.why
-    assert "applying a plan for node, since 2" in ran.outcome.why
-    assert host.run(rollback_program()).outcome.end is End.REFUSED
+    try:
+        until(lambda: (host.bin / "at").exists())
+        ran = host.run(apply_program(SMALL))
+        assert ran.outcome.end is End.REFUSED
+        assert "another hostcheck is changing this host: process " in ran.outcome.why
+        assert "applying a plan for node, since 2" in ran.outcome.why
+        assert host.run(rollback_program()).outcome.end is End.REFUSED
+    finally:
+        (host.bin / "go").touch()
     assert b"committed" in first.stdout.read()
     first.stdout.close()
     assert first.wait() == 0
@@ -455,9 +462,13 @@ def test_a_killed_one_whose_child_holds_the_lock_a_moment_longer(dash: Host) -> 
 
 
 def test_what_a_killed_one_started_is_waited_for(dash: Host) -> None:
-    program = meddling(apply_program(SMALL), "acted", "(sleep 5 >/dev/null 2>&1 &) ; kill -KILL $$")
+    left = dash.bin / "left"
+    program = meddling(apply_program(SMALL), "acted", f"(sleep 600 >/dev/null 2>&1 & echo $! >{left}); kill -KILL $$")
     assert dash.run(program).outcome.end is End.CUT
-    ran = dash.run(recover_program().replace('"$tries" -lt 10', '"$tries" -lt 1'))
+    try:
+        ran = dash.run(recover_program().replace('"$tries" -lt 10', '"$tries" -lt 1'))
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
     assert ran.outcome.end is End.REFUSED
     assert "started before it was killed is still at work (applying a plan for node, since " in ran.outcome.why
 
@@ -698,11 +709,11 @@ def test_confirmed_or_taken_back(host: Host) -> None:
     assert host.run(rollback_program()).outcome.end is End.ROLLED_BACK
     assert host.state() == before
 
-    ran = host.run(apply_program(wanted, confirm_seconds=1))
+    ran = host.run(apply_program(wanted, confirm_seconds=5))
     assert ran.outcome.end is End.AWAITING
     assert host.get("/sys/class/net/eth0/mtu") == "9000\n"
     until(lambda: _last_end(host) is End.ROLLED_BACK)
-    assert "it was not confirmed within 1 s" in read_history(host.run(history_program()).out)[-1].why
+    assert "it was not confirmed within 5 s" in read_history(host.run(history_program()).out)[-1].why
     assert host.state() == before
     late = host.run(confirm_program("2"))
     assert (late.outcome.end, late.code) == (End.ROLLED_BACK, 1)

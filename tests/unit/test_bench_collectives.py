@@ -21,6 +21,7 @@ from hostcheck.bench.lab import BenchGpu
 from hostcheck.errors import HostcheckError
 from hostcheck.gpu_table import table
 from hostcheck.microbench import collectives
+from waiting import LONG
 
 SAMPLES = Path(__file__).parent / "samples"
 H200 = next(model for model in table().models if model.id.startswith("h200"))
@@ -110,7 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_operation_gives_the_right_data(count: int, folder: Path) -> None:
     size = 1_000_000
     operations = list(collective.FACTORS)
-    plan = {"backend": "gloo", "limit": 30, "cases": [[name, size, 0.1] for name in operations]}
+    plan = {"backend": "gloo", "limit": LONG, "cases": [[name, size, 0.1] for name in operations]}
     first, *others = outputs(ranks(folder, count, collective.__file__, json.dumps(plan)))
     assert not any(collective.MARK in other for other in others)
     lines = [line.removeprefix(collective.MARK) for line in first.splitlines() if line.startswith(collective.MARK)]
@@ -121,7 +122,7 @@ def test_every_operation_gives_the_right_data(count: int, folder: Path) -> None:
         assert result["ranks"] == count
         assert 0 <= size - result["bytes"] < 4 * count
         assert len(result["per_rank"]) == count
-        assert all(0 < seconds < 5 for seconds in result["seconds"])
+        assert all(0 < seconds < LONG for seconds in result["seconds"])
         sampled = bus.sampled(result, None)
         assert sampled.verified
         assert sampled.limit is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ from hostcheck.transport.local import LocalTransport
 from waiting import LONG, until
 
 PROBES: list[Probe] = [FileProbe("memory.vm", ("/proc/sys/vm/swappiness",))]
-SLOW = program([*PROBES, CommandProbe("platform.slow", ("sleep", "4321"), seconds=30)]).encode()
+NAP = str(10_000_000 + os.getpid())  # by which other runs of these tests can be told from this one
+SLOW = program([*PROBES, CommandProbe("platform.slow", ("sleep", NAP), seconds=30)]).encode()
 
 
 def run(text: bytes, *argv: str, seconds: float = 20, most: int = 1 << 20) -> Answer:
@@ -51,7 +53,7 @@ def sleepers() -> list[str]:
             command = entry.read_bytes()
         except OSError:
             continue
-        if command == b"sleep\x004321\x00":
+        if command == f"sleep\0{NAP}\0".encode():
             found.append(entry.parent.name)
     return found
 
