@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from itertools import count, cycle, repeat
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,81 @@ def test_a_chain_that_ends_elsewhere_is_found(small: StandInLab, monkeypatch: py
     monkeypatch.setattr(host_memory, "_follow", lazy)
     (found,) = host_memory.latency(small)
     assert not found.verified
+
+
+class ScriptedCrew:
+    """Takes 10 ms each time while it has its CPUs; where it has half of one, twice that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, had: Iterator[float]) -> None:
+        self.now = 0.0
+        self.had = 1.0
+        self._next = had
+        monkeypatch.setattr(host_memory.time, "monotonic", lambda: self.now)
+
+    def time(self, work: object) -> float:
+        self.had = next(self._next)
+        self.now += 0.01 / self.had
+        return 0.01 / self.had
+
+
+def timed(crew: ScriptedCrew) -> host_memory._Timed:
+    return host_memory._timed(StandInLab(seconds=1.0), crew, lambda _: None, 1)
+
+
+def test_what_other_processes_disturbed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load of 340 ns was told as 1,361, since others had the CPU three quarters of the time."""
+    found = timed(ScriptedCrew(monkeypatch, cycle([1.0, 0.25, 0.25, 0.95])))
+    assert set(found.seconds) == {0.01, 0.01 / 0.95}
+    assert len(found.seconds) >= 10
+    assert not found.invalid
+    assert found.left_out == found.details["disturbed and left out"] > 0
+
+
+def test_where_others_nearly_always_have_the_cpu_there_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = ScriptedCrew(monkeypatch, cycle([0.5] * 30 + [1.0]))
+    found = timed(crew)
+    assert found.invalid == (
+        "other processes or a CPU quota took the CPU for 49% of the time: measure again without them"
+    )
+    assert crew.now < 1.1, "it tries three times as long as it plans for, 0.3 s, and no longer"
+
+
+def test_undisturbed_work_is_measured_for_as_long_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = timed(ScriptedCrew(monkeypatch, repeat(1.0)))
+    assert len(found.seconds) in (30, 31)
+    assert found.details == {}
+
+
+def test_many_times_become_a_thousand_means() -> None:
+    assert host_memory._few([1.0, 2.0]) == [1.0, 2.0]
+    assert host_memory._few([1.0, 3.0] * 1000) == [2.0] * 1000
+
+
+DISTURBED = "other processes or a CPU quota took the CPU for 100% of the time: measure again without them"
+
+
+def test_a_thread_that_has_no_cpu_is_disturbed(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory.time, "thread_time", lambda: 7.0)
+    monkeypatch.setattr(host_memory, "_switches", count().__next__)
+    assert {sampled.invalid for sampled in host_memory.bandwidth(small)} == {DISTURBED}
+    assert {sampled.invalid for sampled in host_memory.latency(small)} == {DISTURBED}
+
+
+def test_threads_that_wait_for_each_other_are_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a host of many cores, where all want Python's lock when they are done; one alone never waits for it."""
+    monkeypatch.setattr(host_memory.time, "thread_time", lambda: 7.0)
+    monkeypatch.setattr(host_memory, "_switches", lambda: 5)
+    for threads, had in ((1, 0.0), (2, 1.0)):
+        crew = host_memory._Crew(cpus()[:1] * threads, lambda number: None)
+        assert crew.had == had
+        crew.close()
+
+
+def test_a_thread_with_a_cpu_of_its_own_is_undisturbed(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory.time, "thread_time", host_memory.time.perf_counter)
+    monkeypatch.setattr(host_memory, "_switches", count().__next__)
+    assert {sampled.invalid for sampled in host_memory.bandwidth(small)} == {""}
+    assert {sampled.invalid for sampled in host_memory.latency(small)} == {""}
 
 
 def test_memory_on_the_wrong_node_is_told() -> None:
