@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from itertools import count, cycle, repeat
 from pathlib import Path
 
@@ -248,24 +249,50 @@ def test_without_numba_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
         next(iter(host_memory.bandwidth(StandInLab())))
 
 
-def test_jitter_is_measured_on_one_cpu_of_each_node() -> None:
+def test_jitter_is_measured_on_one_cpu_of_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jitter, "_PATIENCE", 600.0)
     before = os.sched_getaffinity(0)
     (found,) = list(jitter.jitter(StandInLab(seconds=0.2)))[:1]
     assert found.verified
+    assert not found.invalid
     assert found.details["cpu"] in before
-    assert len(found.samples) == 10
-    assert float(str(found.details["p99 us over the median"])) <= float(str(found.details["p99.9 us over the median"]))
-    assert float(str(found.details["p99.9 us over the median"])) <= float(
-        str(found.details["longest us over the median"])
-    )
+    assert int(str(found.details["pieces"])) >= 10_000, "more than fit into the time of 0.2 s"
+    assert found.statistic == "p99.9"
+    late = [float(str(found.details[f"{name} us over the median"])) for name in ("p99", "p99.9", "longest")]
+    assert late == sorted(late)
     assert os.sched_getaffinity(0) == before
 
 
-def test_percentiles() -> None:
-    spans = list(range(1000))
-    assert jitter.percentile(spans, 99) == 990
-    assert jitter.percentile(spans, 99.9) == 999
-    assert jitter.percentile([7], 99.9) == 7
+def quanta(monkeypatch: pytest.MonkeyPatch, spans: Sequence[int], seconds: float) -> Sampled:
+    """Measure pieces of work of so many nanoseconds, which take so many seconds together."""
+    now = [0.0]
+
+    def piece(rounds: int, expected: bytes) -> tuple[array[int], bool]:
+        now[0] += seconds
+        return array("q", spans), True
+
+    monkeypatch.setattr(jitter, "_calibrated", lambda: 1)
+    monkeypatch.setattr(jitter, "_piece", piece)
+    monkeypatch.setattr(jitter.time, "monotonic", lambda: now[0])
+    found: Sampled = jitter._quanta(StandInLab(), "node0", cpus()[0], 0.5, 2.0)
+    return found
+
+
+def test_the_percentile_is_of_all_pieces_not_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One late piece in each of nine tenths of the time: the longest of nearly every part, and yet not one in 1,000."""
+    late = [60_000] * 999 + [90_000]
+    found = quanta(monkeypatch, [*late * 9, *([60_000] * 1000)], seconds=0.6)
+    assert found.samples == (0.0,), "nine of 10,000 are above"
+    found = quanta(monkeypatch, [*late * 9, *([60_000] * 998), 90_000, 90_000], seconds=0.6)
+    assert found.samples == (30.0,), "eleven are"
+    assert found.details["p99 us over the median"] == 0.0
+    assert found.details["median us"] == 60.0
+
+
+def test_too_few_pieces_for_a_percentile_are_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = quanta(monkeypatch, [60_000] * 1000, seconds=0.3)
+    assert found.invalid == "7,000 pieces of work were done in 2.0 s; a 99.9th percentile needs 10,000"
+    assert not quanta(monkeypatch, [60_000] * 2000, seconds=0.3).invalid
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
