@@ -277,10 +277,11 @@ class _Crew:
         self._over = False
         for number, cpu in enumerate(cpus):
             threading.Thread(target=self._serve, args=(number, cpu), daemon=True).start()
-        self.time(prepare)
-        if self._failed:
+        try:
+            self.time(prepare)
+        except Exception:
             self.close()
-            raise self._failed[0]
+            raise
 
     def _serve(self, number: int, cpu: int) -> None:
         bound = False
@@ -305,10 +306,17 @@ class _Crew:
             self._end.wait()
 
     def time(self, work: Callable[[int], None]) -> float:
-        """Return the seconds from the first to begin to the last to end."""
+        """Return the seconds from the first to begin to the last to end.
+
+        Raises:
+            Exception: what the work raised in one of them.
+        """
         self._work = work
         self._begin.wait()
         self._end.wait()
+        failed, self._failed = self._failed, []
+        if failed:
+            raise failed[0]
         self.had = min(1.0, *(had for _, _, had in self._spans))
         return max(end for _, end, _ in self._spans) - min(begun for begun, _, _ in self._spans)
 

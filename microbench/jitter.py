@@ -46,7 +46,7 @@ def jitter(lab: Lab) -> Iterator[Sampled]:
     chosen = _cpus()
     budget = min(_SECONDS.get(lab.level, lab.seconds), 0.8 * lab.seconds) / len(chosen)
     for subject, cpu in chosen:
-        yield _quanta(lab, subject, cpu, budget, _PATIENCE / len(chosen))
+        yield _quanta(lab, subject, cpu, budget, max(budget, _PATIENCE / len(chosen)))
 
 
 def _cpus() -> list[tuple[str, int]]:

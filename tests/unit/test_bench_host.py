@@ -406,3 +406,17 @@ def test_all_threads_must_agree() -> None:
         assert not crew.agree(lambda number: number != 2)
     finally:
         crew.close()
+
+
+def test_work_that_fails_in_a_thread_gives_no_time() -> None:
+    crew = host_memory._Crew(cpus()[:1] * 2, lambda number: None)
+
+    def fail(number: int) -> None:
+        raise MemoryError("no room")
+
+    try:
+        with pytest.raises(MemoryError, match="no room"):
+            crew.time(fail)
+        assert crew.time(lambda number: None) > 0
+    finally:
+        crew.close()
