@@ -7,13 +7,13 @@ wide as its vectors, and they run without Python's lock. Copies are the C librar
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ _SHARE = 0.25
 _PIECE = 1 << 15
 _CHASED = 20_000
 """Loads that are timed together: as short as a time slice, so that some are undisturbed on a CPU that is shared."""
+_EACH = 1e-3
+"""Seconds that work takes for each thread of a crew: Python's lock lets them begin one by one, 20 us apart."""
 _HAD = 0.9
 """Share of a CPU's time that a thread must have had for its time to count."""
 _LEAST = 10
@@ -253,11 +255,6 @@ def _follow(following: Any, at: int, steps: int) -> int:
     return at
 
 
-def _switches() -> int:
-    """Return how often this thread was taken from a CPU that it had not given up."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-
-
 class _Crew:
     """Threads that do the same at the same time, each bound to a core."""
 
@@ -270,7 +267,7 @@ class _Crew:
         self._work: Callable[[int], None] = prepare
         self.had = 1.0
         """Share of the last work's time for which the thread that had its CPU least had it."""
-        self._spans: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)] * len(cpus)
+        self._spans: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(cpus)
         self._failed: list[Exception] = []
         self._begin = threading.Barrier(len(cpus) + 1)
         self._end = threading.Barrier(len(cpus) + 1)
@@ -289,8 +286,7 @@ class _Crew:
             self._begin.wait()
             if self._over:
                 return
-            switches, used = _switches(), time.thread_time()
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.thread_time()
             try:
                 if not bound:
                     os.sched_setaffinity(0, {cpu})
@@ -298,11 +294,8 @@ class _Crew:
                 self._work(number)
             except Exception as problem:
                 self._failed.append(problem)
-            end = time.perf_counter()
-            had = (time.thread_time() - used) / max(end - begun, 1e-9)
-            # Threads that end together wait for Python's lock, which nothing else is to blame for.
-            waited = len(self._spans) > 1 and _switches() == switches
-            self._spans[number] = (begun, end, 1.0 if waited else had)
+            used = time.thread_time() - used
+            self._spans[number] = (begun, time.perf_counter(), used)
             self._end.wait()
 
     def time(self, work: Callable[[int], None]) -> float:
@@ -317,8 +310,17 @@ class _Crew:
         failed, self._failed = self._failed, []
         if failed:
             raise failed[0]
-        self.had = min(1.0, *(had for _, _, had in self._spans))
-        return max(end for _, end, _ in self._spans) - min(begun for begun, _, _ in self._spans)
+        first = min(begun for begun, _, _ in self._spans)
+        seconds = max(end for _, end, _ in self._spans) - first
+        # To be done early is no loss: memory is not equally near to all cores.
+        lost = max(end - first - used for _, end, used in self._spans)
+        self.had = 1 - max(0.0, lost) / max(seconds, 1e-9)
+        return seconds
+
+    def passes(self, work: Callable[[int], None]) -> int:
+        """Return how often each thread is to do it in a row, so that how far apart they begin hardly counts."""
+        once = min(self.time(work) for _ in range(3))
+        return max(1, math.ceil(_EACH * len(self._spans) / once))
 
     def agree(self, right: Callable[[int], bool]) -> bool:
         """Whether it is right in all threads; they look at the same time, each at its own part."""
@@ -446,8 +448,9 @@ def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> It
         for case, work, right, arrays in (
             ("read", read, read_right, 1), ("copy", copy, copy_right, 2), ("triad", triad, triad_right, 3),
         ):  # fmt: skip
-            moved = arrays * 8 * count * len(near.cpus)
-            timed = _timed(lab, crew, work, cases)
+            passes = crew.passes(work)
+            moved = passes * arrays * 8 * count * len(near.cpus)
+            timed = _timed(lab, crew, partial(_over_again, work, passes), cases)
             yield Sampled(
                 samples=tuple(moved / took / 1e9 for took in timed.seconds),
                 unit="GB/s",
@@ -460,6 +463,11 @@ def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> It
             )
     finally:
         crew.close()
+
+
+def _over_again(work: Callable[[int], None], times: int, number: int) -> None:
+    for _ in range(times):
+        work(number)
 
 
 def _pieces(*arrays: Any) -> Iterator[tuple[Any, ...]]:

@@ -7,6 +7,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count, cycle, repeat
 from pathlib import Path
 
@@ -153,24 +154,72 @@ DISTURBED = "other processes or a CPU quota took the CPU for 100% of the time: m
 
 def test_a_thread_that_has_no_cpu_is_disturbed(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_memory.time, "thread_time", lambda: 7.0)
-    monkeypatch.setattr(host_memory, "_switches", count().__next__)
     assert {sampled.invalid for sampled in host_memory.bandwidth(small)} == {DISTURBED}
     assert {sampled.invalid for sampled in host_memory.latency(small)} == {DISTURBED}
 
 
-def test_threads_that_wait_for_each_other_are_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a host of many cores, where all want Python's lock when they are done; one alone never waits for it."""
-    monkeypatch.setattr(host_memory.time, "thread_time", lambda: 7.0)
-    monkeypatch.setattr(host_memory, "_switches", lambda: 5)
-    for threads, had in ((1, 0.0), (2, 1.0)):
-        crew = host_memory._Crew(cpus()[:1] * threads, lambda number: None)
-        assert crew.had == had
+@pytest.mark.parametrize(
+    ("other", "had"),
+    [
+        ((1.000, 1.010, 0.010), 1.0),
+        ((1.000, 1.005, 0.005), 1.0),  # It was done early.
+        ((1.005, 1.010, 0.005), 0.5),  # It could not begin.
+        ((1.000, 1.008, 0.004), 0.6),  # It was held up.
+    ],
+)
+def test_a_crew_lacks_what_any_of_it_lacks(other: tuple[float, float, float], had: float) -> None:
+    """10 ms of work of one thread, and of another: when it began and ended, and for how long it had its CPU."""
+    crew = host_memory._Crew(cpus()[:1] * 2, lambda number: None)
+
+    def late(number: int) -> None:
+        crew._spans = Late([(1.0, 1.010, 0.010), other])
+
+    try:
+        assert crew.time(late) == pytest.approx(0.010)
+        assert crew.had == pytest.approx(had)
+    finally:
         crew.close()
 
 
+class Late(list[tuple[float, float, float]]):
+    """Spans that nothing overwrites."""
+
+    def __setitem__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("threads", "once", "passes"), [(2, 0.02, 1), (64, 0.002, 32), (128, 0.2, 1)])
+def test_work_of_many_threads_is_long_beside_how_far_apart_they_begin(
+    monkeypatch: pytest.MonkeyPatch, threads: int, once: float, passes: int
+) -> None:
+    """64 threads begin 1 ms apart: without it, 2 ms of memory traffic are told as 3."""
+    crew = object.__new__(host_memory._Crew)
+    crew._spans = [(0.0, 0.0, 0.0)] * threads
+    taken = iter([3 * once, once, 2 * once])
+    monkeypatch.setattr(crew, "time", lambda work: next(taken))
+    assert crew.passes(lambda number: None) == passes
+
+
+def test_all_passes_are_counted(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(lab: object, crew: object, work: partial[None], cases: int) -> host_memory._Timed:
+        assert work.args[1] == 5
+        return host_memory._Timed([0.005])
+
+    monkeypatch.setattr(host_memory._Crew, "passes", lambda crew, work: 5)
+    monkeypatch.setattr(host_memory, "_timed", timed)
+    found = list(host_memory.bandwidth(small))
+    size = int(str(found[0].settings["bytes of each array"]))
+    assert [each.samples for each in found] == [pytest.approx((arrays * size / 1e6,)) for arrays in (1, 2, 3)]
+
+
+def test_passes_follow_each_other() -> None:
+    seen: list[int] = []
+    host_memory._over_again(seen.append, 3, 7)
+    assert seen == [7, 7, 7]
+
+
 def test_a_thread_with_a_cpu_of_its_own_is_undisturbed(small: StandInLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory.time, "thread_time", host_memory.time.perf_counter)
-    monkeypatch.setattr(host_memory, "_switches", count().__next__)
+    monkeypatch.setattr(host_memory.time, "thread_time", count().__next__)
     assert {sampled.invalid for sampled in host_memory.bandwidth(small)} == {""}
     assert {sampled.invalid for sampled in host_memory.latency(small)} == {""}
 
