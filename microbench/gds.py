@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,8 @@ def read(lab: Lab) -> Iterator[Sampled]:
 
     A file of 4 GiB (16 at the level full; never more than half of what is free on either side, nor than can be written
     in a sixth of the time) holds words that the GPU made. It lies in the folder that `--option path=FOLDER` names, and
-    loses its name before it is read, so that nothing is left behind. 16 threads read it in blocks of 1 MiB: straight,
+    has a name only while cuFile opens it, so that nothing is left behind (where the file system knows no files without
+    a name, it has one while it is written, too). 16 threads read it in blocks of 1 MiB: straight,
     by NVIDIA's cuFile, and with O_DIRECT into pinned memory of the host and from there to the GPU. The GPU compares
     every word. Where it may, cuFile falls back to the CPU in silence; here it may not (`allow_compat_mode` is off,
     which settings of some file systems overrule), and its count of reads by the CPU must stay as it was. A straight
@@ -76,15 +77,13 @@ def read(lab: Lab) -> Iterator[Sampled]:
 
     with Device(lab.gpu.ordinal) as device, opened(library, folder):
         most = min(_GIB_OF_LEVEL.get(lab.level, _GIB_AT_MOST) * storage.GIB, device.memory()[0] // 2)
-        with storage.created(Path(folder), most) as (descriptor, room, name):
-            size = _written(device, descriptor, room, _WRITING * lab.seconds)
+        with storage.created(Path(folder), most) as file:
+            size = _written(device, file.descriptor, file.room, _WRITING * lab.seconds)
             target = device.alloc(size)
-            with _handle(library, descriptor, folder) as handle:
-                # cuFile opens the file once more by its name.
-                name.unlink()
+            with registered(library, file, folder) as handle:
                 for way, once in {
                     "straight": lambda: _straight(library, handle, target),
-                    "by the CPU": lambda: _by_cpu(descriptor, target),
+                    "by the CPU": lambda: _by_cpu(file.descriptor, target),
                 }.items():
                     with _said(library, folder):
                         before = counted(library)
@@ -147,6 +146,17 @@ def opened(library: Any, folder: str) -> Iterator[None]:
     finally:
         with suppress(library.cuFileError):
             library.driver_close()
+
+
+@contextmanager
+def registered(library: Any, file: storage.File, folder: str) -> Iterator[int]:
+    """Give cuFile's handle of a file, which has a name only while it is registered: by that cuFile opens it again."""
+    with ExitStack() as held:
+        with file.named():
+            reading = os.open(file.name, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            held.callback(os.close, reading)
+            handle = held.enter_context(_handle(library, reading, folder))
+        yield handle
 
 
 @contextmanager

@@ -7,6 +7,7 @@ wide as its vectors, and they run without Python's lock. Copies are the C librar
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hostcheck.bench.cgroup import cpus_left, memory_left
@@ -22,7 +24,7 @@ from hostcheck.errors import HostcheckError, Unavailable, install
 from hostcheck.model import Scalar
 from hostcheck.registry import bench
 
-from .repeat import repeated
+from .repeat import MOST, WARM, seconds
 
 if TYPE_CHECKING:
     from hostcheck.bench.hostmem import HostMemory
@@ -34,7 +36,15 @@ LEAST = 256 * 2**20
 _LINE = 64
 _SHARE = 0.25
 _PIECE = 1 << 15
-_CHASED = 200_000
+_CHASED = 20_000
+"""Loads that are timed together: as short as a time slice, so that some are undisturbed on a CPU that is shared."""
+_EACH = 1e-3
+"""Seconds that work takes for each thread of a crew: Python's lock lets them begin one by one, 20 us apart."""
+_HAD = 0.9
+"""Share of a CPU's time that a thread must have had for its time to count."""
+_LEAST = 10
+_PATIENCE = 3.0
+"""So many times as long as planned, at most, it is tried to have the least number of undisturbed samples."""
 _NUMBA = f"numba is not installed: {install('bench')}"
 
 
@@ -167,7 +177,8 @@ def bandwidth(lab: Lab) -> Iterator[Sampled]:
     Each core goes over its part of arrays that are four times the last-level cache: it adds up 64-bit words (read),
     copies them (copy, by the C library), and computes a = b + 3c (triad). Bytes are counted as STREAM does: loaded
     plus stored, without what a store first loads. "node0>node1" is cores of node0 on memory of node1. A low number
-    points to empty memory channels, a slow DIMM that slows all, or a power profile that saves.
+    points to empty memory channels, a slow DIMM that slows all, or a power profile that saves. What other processes
+    disturb does not count; where too little is left, the number is invalid.
     """
     loops = _compiled()
     wanted = pairs(lab.level, nodes())
@@ -183,7 +194,8 @@ def latency(lab: Lab) -> Iterator[Sampled]:
 
     One core follows a chain through all lines of an array in random order, in huge pages where the kernel gives them,
     so that each load waits for the one before it. "node0>node1" is a core of node0 on memory of node1: half as much
-    again is usual between sockets; much more points to a link that runs narrow, or to memory in another place.
+    again is usual between sockets; much more points to a link that runs narrow, or to memory in another place. Loads
+    while another process had the core do not count; where too few are left, the number is invalid.
     """
     loops = _compiled()
     wanted = pairs(lab.level, nodes())
@@ -254,17 +266,20 @@ class _Crew:
             Exception: what `prepare` raised in one of them.
         """
         self._work: Callable[[int], None] = prepare
-        self._spans: list[tuple[float, float]] = [(0.0, 0.0)] * len(cpus)
+        self.had = 1.0
+        """Share of the last work's time for which the thread that had its CPU least had it."""
+        self._spans: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(cpus)
         self._failed: list[Exception] = []
         self._begin = threading.Barrier(len(cpus) + 1)
         self._end = threading.Barrier(len(cpus) + 1)
         self._over = False
         for number, cpu in enumerate(cpus):
             threading.Thread(target=self._serve, args=(number, cpu), daemon=True).start()
-        self.time(prepare)
-        if self._failed:
+        try:
+            self.time(prepare)
+        except Exception:
             self.close()
-            raise self._failed[0]
+            raise
 
     def _serve(self, number: int, cpu: int) -> None:
         bound = False
@@ -272,7 +287,7 @@ class _Crew:
             self._begin.wait()
             if self._over:
                 return
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.thread_time()
             try:
                 if not bound:
                     os.sched_setaffinity(0, {cpu})
@@ -280,19 +295,33 @@ class _Crew:
                 self._work(number)
             except Exception as problem:
                 self._failed.append(problem)
-            self._spans[number] = (begun, time.perf_counter())
+            used = time.thread_time() - used
+            self._spans[number] = (begun, time.perf_counter(), used)
             self._end.wait()
 
     def time(self, work: Callable[[int], None]) -> float:
-        """Return the seconds from the first to begin to the last to end."""
+        """Return the seconds from the first to begin to the last to end.
+
+        Raises:
+            Exception: what the work raised in one of them.
+        """
         self._work = work
         self._begin.wait()
         self._end.wait()
-        return max(end for _, end in self._spans) - min(begin for begin, _ in self._spans)
+        failed, self._failed = self._failed, []
+        if failed:
+            raise failed[0]
+        first = min(begun for begun, _, _ in self._spans)
+        seconds = max(end for _, end, _ in self._spans) - first
+        # To be done early is no loss: memory is not equally near to all cores.
+        lost = max(end - first - used for _, end, used in self._spans)
+        self.had = 1 - max(0.0, lost) / max(seconds, 1e-9)
+        return seconds
 
-    def times(self, work: Callable[[int], None], many: int) -> list[float]:
-        """Do it many times; return the seconds of each."""
-        return [self.time(work) for _ in range(many)]
+    def passes(self, work: Callable[[int], None]) -> int:
+        """Return how often each thread is to do it in a row, so that how far apart they begin hardly counts."""
+        once = min(self.time(work) for _ in range(3))
+        return max(1, math.ceil(_EACH * len(self._spans) / once))
 
     def agree(self, right: Callable[[int], bool]) -> bool:
         """Whether it is right in all threads; they look at the same time, each at its own part."""
@@ -308,6 +337,66 @@ class _Crew:
         """End the threads."""
         self._over = True
         self._begin.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """How long work took.
+
+    Attributes:
+        seconds: each time it was done undisturbed; if that was too seldom, each time.
+        left_out: how often it was done in vain.
+        invalid: why the times are not to be believed; empty where they are.
+    """
+
+    seconds: list[float]
+    left_out: int = 0
+    invalid: str = ""
+
+    @property
+    def details(self) -> dict[str, Scalar]:
+        """What to show of it."""
+        return {"disturbed and left out": self.left_out} if self.left_out else {}
+
+
+def _timed(lab: Lab, crew: _Crew, work: Callable[[int], None], cases: int) -> _Timed:
+    """Let a crew work over and over, longer where something else takes a CPU of it meanwhile."""
+    budget = seconds(lab, cases)
+    _during(min(WARM, budget / 4), lambda: crew.time(work))
+    alone: list[float] = []
+    every: list[float] = []
+    lost = 0.0
+
+    def once() -> None:
+        nonlocal lost
+        every.append(crew.time(work))
+        lost += every[-1] * (1 - crew.had)
+        if crew.had >= _HAD:
+            alone.append(every[-1])
+
+    with lab.watch():
+        _during(budget, once)
+        _during((_PATIENCE - 1) * budget, once, lambda: len(alone) >= _LEAST)
+        while len(every) < _LEAST:
+            once()
+    if len(alone) >= _LEAST:
+        return _Timed(_few(alone), len(every) - len(alone))
+    share = lost / sum(every)
+    why = f"other processes or a CPU quota took the CPU for {share:.0%} of the time: measure again without them"
+    return _Timed(_few(every), invalid=why)
+
+
+def _during(length: float, work: Callable[[], object], enough: Callable[[], bool] = lambda: False) -> None:
+    """Work over and over for so many seconds, or until it is enough."""
+    end = time.monotonic() + length
+    while time.monotonic() < end and not enough():
+        work()
+
+
+def _few(times: Sequence[float]) -> list[float]:
+    """Return means of as many in a row as leave no more than `MOST`."""
+    together = -(-len(times) // MOST)
+    return [fmean(times[begin : begin + together]) for begin in range(0, len(times), together)]
 
 
 def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Iterator[Sampled]:
@@ -360,19 +449,26 @@ def _stream(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> It
         for case, work, right, arrays in (
             ("read", read, read_right, 1), ("copy", copy, copy_right, 2), ("triad", triad, triad_right, 3),
         ):  # fmt: skip
-            moved = arrays * 8 * count * len(near.cpus)
-            times = repeated(lab, partial(crew.times, work), cases)
+            passes = crew.passes(work)
+            moved = passes * arrays * 8 * count * len(near.cpus)
+            timed = _timed(lab, crew, partial(_over_again, work, passes), cases)
             yield Sampled(
-                samples=tuple(moved / seconds / 1e9 for seconds in times),
+                samples=tuple(moved / took / 1e9 for took in timed.seconds),
                 unit="GB/s",
                 case=case,
                 subject=_subject(near, far),
                 settings=dict(settings),
+                details=timed.details,
                 verified=crew.agree(right),
-                invalid=_misplaced(kept, far),
+                invalid=_misplaced(kept, far) or timed.invalid,
             )
     finally:
         crew.close()
+
+
+def _over_again(work: Callable[[int], None], times: int, number: int) -> None:
+    for _ in range(times):
+        work(number)
 
 
 def _pieces(*arrays: Any) -> Iterator[tuple[Any, ...]]:
@@ -404,6 +500,7 @@ def _chase(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Sam
     kept: list[HostMemory] = []
     order = np.random.default_rng(1).permutation(lines) * stride
     place = [0]
+    chased = 0
 
     def prepare(_: int) -> None:
         kept.append(HostMemory(size, far.number))
@@ -411,27 +508,23 @@ def _chase(lab: Lab, loops: _Loops, near: Node, far: Node, *, cases: int) -> Sam
         following[order] = np.roll(order, -1)
 
     def work(_: int) -> None:
+        nonlocal chased
+        chased += _CHASED
         place[0] = int(loops.chase(following, place[0], _CHASED))
 
     crew = _Crew(near.cpus[:1], prepare)
     following = np.frombuffer(kept[0].view, dtype=np.int64)
     place[0] = int(order[0])
-    chased = 0
-
-    def batch(many: int) -> list[float]:
-        nonlocal chased
-        chased += many
-        return crew.times(work, many)
-
     try:
-        times = repeated(lab, batch, cases)
+        timed = _timed(lab, crew, work, cases)
     finally:
         crew.close()
     return Sampled(
-        samples=tuple(seconds / _CHASED * 1e9 for seconds in times),
+        samples=tuple(took / _CHASED * 1e9 for took in timed.seconds),
         unit="ns",
         subject=_subject(near, far),
         settings={"bytes": size, "order": "random, each line once", "huge pages": "asked for", **_apart(near, far)},
-        verified=place[0] == int(order[chased * _CHASED % lines]),
-        invalid=_misplaced(kept, far),
+        details=timed.details,
+        verified=place[0] == int(order[chased % lines]),
+        invalid=_misplaced(kept, far) or timed.invalid,
     )
