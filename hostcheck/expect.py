@@ -52,7 +52,7 @@ class Key:
     Attributes:
         name: the check that reads it, and, where it reads several, a last word of its own.
         kind: str, int, float or bool: the type of the observed value.
-        unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word.
+        unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word, and where the case decides.
         words: the only words that the value can take, if they are few.
         low, high: bounds outside of which a number is in another unit or impossible.
         cases: layers may also set it for one of several cases, as "NAME[CASE]".
@@ -239,22 +239,26 @@ def shipped_names(kind: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What one value is held against."""
+    """What one value is held against.
+
+    Attributes:
+        name: the key as the layer sets it, with the case.
+        unit: of the number, where the case decides it, and not the key.
+    """
 
     key: Key
     matcher: Matcher
     layer: str
     source: str
+    name: str = ""
+    unit: str = ""
 
     @property
     def view(self) -> Expected:
         """The form in which a finding carries it."""
+        unit = self.unit or self.key.unit
         return Expected(
-            text=self.matcher.words(self.key.unit),
-            key=self.key.name,
-            layer=self.layer,
-            source=self.source,
-            unit=self.key.unit,
+            text=self.matcher.words(unit), key=self.key.name, layer=self.layer, source=self.source, unit=unit
         )
 
     def judge(
@@ -321,7 +325,7 @@ class Expect:
             found = next((name for name in names if name in layer.values), None)
             if found is not None and layer.holds(self.traits):
                 matcher, source = layer.values[found]
-                return Expectation(key, matcher, layer.name, source)
+                return Expectation(key, matcher, layer.name, source, name=found)
         raise ExpectationMissing(names[0])
 
 
