@@ -56,6 +56,8 @@ class Key:
         words: the only words that the value can take, if they are few.
         low, high: bounds outside of which a number is in another unit or impossible.
         cases: layers may also set it for one of several cases, as "NAME[CASE]".
+        example: of a number that is measured, and comes out a little different each time, so that only bounds can hold
+            it: what follows the name in a setting, such as "[hbm.triad]={ at_least = 90 }".
     """
 
     name: str
@@ -65,6 +67,7 @@ class Key:
     low: float = 0.0
     high: float = float("inf")
     cases: bool = False
+    example: str = ""
 
     def __post_init__(self) -> None:
         if self.name in KEYS:
@@ -199,6 +202,14 @@ def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:
             matcher = parse_matcher(entry, KEYS[key])
         except HostcheckError as problem:
             raise HostcheckError(f'{where}: [expect] "{name}": {problem}') from None
+        if KEYS[key].example and isinstance(matcher, Equals | OneOf):
+            value = matcher.value if isinstance(matcher, Equals) else matcher.values[0]
+            bound = f"{{ {'at_most' if 'at_most' in KEYS[key].example else 'at_least'} = {value} }}"
+            form = f"--set '{name}={bound}'" if where == "--set" else f'"{name}" = {bound}'
+            raise HostcheckError(
+                f'{where}: [expect] "{name}": what is measured is never quite {value}; write {form}'
+                " (at_most where less is better, else at_least)"
+            )
         source = entry.get("source", "") if isinstance(entry, dict) else ""
         values[name] = (matcher, str(source) or where)
     return values
