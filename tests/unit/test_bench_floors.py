@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from hostcheck.bench.model import Measurement, Session
 from hostcheck.checklist import read_setting
 from hostcheck.cli.explain import explain
 from hostcheck.errors import HostcheckError
-from hostcheck.expect import KEYS
+from hostcheck.expect import KEYS, read_layer
 from hostcheck.facts.bench import judge_of
 from hostcheck.matchers import AtLeast, AtMost
 from hostcheck.registry import load_benches, load_checks
@@ -98,3 +100,16 @@ def test_each_key_of_a_number_shows_how_to_set_it_and_refuses_the_bare_number() 
         assert isinstance(read_setting(written).values[name][0], type(matcher))
     page = "\n".join(explain(load_checks()["bench.storage"]))
     assert "--set 'bench.storage[storage.read random]={ at_least = 500 }'" in page
+
+
+@pytest.mark.parametrize("page", ["docs/bench.md", "docs/checks.md", "README.md", "CONTRIBUTING.md"])
+def test_what_pages_show_of_floors_is_right(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    names = [name for setting in re.findall(r"--set '(bench\.[^']*)'", text) for name in read_setting(setting).values]
+    for block in re.findall(r"```toml\n(# site.toml.*?)```", text, re.DOTALL):
+        names += read_layer(block, "site.toml").values
+    assert names or not page.startswith("docs")
+    for name in names:
+        bench = name.partition("[")[2].partition(" ")[0].rstrip("]")
+        known = bench in ("", "NAME", "hbm", "crc.one-cpu") or judge_of(bench) == name.partition("[")[0]
+        assert known, name
