@@ -27,20 +27,30 @@ from hostcheck.matchers import AtLeast
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
-MEMORY = Key("bench.memory", float, unit="%", high=100, cases=True, example="[hbm.triad]={ at_least = 90 }")
-CACHE = Key("bench.cache", float, unit="GB/s", cases=True, example="[l2.read]={ at_least = 7000 }")
-COPIES = Key("bench.copies", float, unit="%", high=100, cases=True, example="[copy.h2d pinned]={ at_least = 80 }")
-PEERS = Key("bench.peers", float, unit="%", high=100, cases=True, example="[peer.copy]={ at_least = 80 }")
-LAUNCH = Key("bench.launch", float, unit="us", cases=True, example="[launch.kernel wall]={ at_most = 15 }")
-TENSOR = Key("bench.tensor-cores", float, unit="%", high=100, cases=True,
+MEMORY = Key("bench.memory", float, unit="%", high=100, cases=JUDGES["bench.memory"],
+    example="[hbm.triad]={ at_least = 90 }")  # fmt: skip
+CACHE = Key("bench.cache", float, unit="GB/s", cases=JUDGES["bench.cache"],
+    example="[l2.read]={ at_least = 7000 }")  # fmt: skip
+COPIES = Key("bench.copies", float, unit="%", high=100, cases=JUDGES["bench.copies"],
+    example="[copy.h2d pinned]={ at_least = 80 }")  # fmt: skip
+PEERS = Key("bench.peers", float, unit="%", high=100, cases=JUDGES["bench.peers"],
+    example="[peer.copy]={ at_least = 80 }")  # fmt: skip
+LAUNCH = Key("bench.launch", float, unit="us", cases=JUDGES["bench.launch"],
+    example="[launch.kernel wall]={ at_most = 15 }")  # fmt: skip
+TENSOR = Key("bench.tensor-cores", float, unit="%", high=100, cases=JUDGES["bench.tensor-cores"],
     example="[tensor.pipe BF16]={ at_least = 95 }")  # fmt: skip
-MATRIX = Key("bench.matrix", float, unit="%", high=100, cases=True, example="[gemm.bf16 8192]={ at_least = 70 }")
-COLLECTIVES = Key("bench.collectives", float, unit="%", high=100, cases=True,
+MATRIX = Key("bench.matrix", float, unit="%", high=100, cases=JUDGES["bench.matrix"],
+    example="[gemm.bf16 8192]={ at_least = 70 }")  # fmt: skip
+COLLECTIVES = Key("bench.collectives", float, unit="%", high=100, cases=JUDGES["bench.collectives"],
     example="[nccl.all-reduce 2 GiB]={ at_least = 70 }")  # fmt: skip
-OVERLAP = Key("bench.overlap", float, unit="%", high=100, cases=True, example="[overlap.copy]={ at_least = 90 }")
-HOST_MEMORY = Key("bench.host-memory", float, unit="GB/s", cases=True, example="[memory.bandwidth]={ at_least = 150 }")
-JITTER = Key("bench.jitter", float, unit="us", cases=True, example="[cpu.jitter]={ at_most = 50 }")
-STORAGE = Key("bench.storage", float, unit="GB/s", cases=True, example="[storage.read random]={ at_least = 500 }")
+OVERLAP = Key("bench.overlap", float, unit="%", high=100, cases=JUDGES["bench.overlap"],
+    example="[overlap.copy]={ at_least = 90 }")  # fmt: skip
+HOST_MEMORY = Key("bench.host-memory", float, unit="GB/s", cases=JUDGES["bench.host-memory"],
+    example="[memory.bandwidth]={ at_least = 150 }")  # fmt: skip
+JITTER = Key("bench.jitter", float, unit="us", cases=JUDGES["bench.jitter"],
+    example="[cpu.jitter]={ at_most = 50 }")  # fmt: skip
+STORAGE = Key("bench.storage", float, unit="GB/s", cases=JUDGES["bench.storage"],
+    example="[storage.read random]={ at_least = 500 }")  # fmt: skip
 OTHER = Key("bench.other", float, cases=True, example="[NAME]={ at_least = 5 }")
 ALIKE = Key("bench.alike", float, unit="%", high=100, cases=True, example="[hbm]={ at_most = 3 }")
 SLOWDOWN = Key("bench.slowdown", float, unit="%", high=100, example="={ at_most = 2 }")

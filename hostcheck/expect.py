@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -55,7 +56,8 @@ class Key:
         unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word, and where the case decides.
         words: the only words that the value can take, if they are few.
         low, high: bounds outside of which a number is in another unit or impossible.
-        cases: layers may also set it for one of several cases, as "NAME[CASE]".
+        cases: layers may also set it for one of several cases, as "NAME[CASE]": of any, or of those whose first word is
+            like one of these patterns, such as "hbm.*".
         example: of a number that is measured, and comes out a little different each time, so that only bounds can hold
             it: what follows the name in a setting, such as "[hbm.triad]={ at_least = 90 }".
     """
@@ -66,13 +68,23 @@ class Key:
     words: tuple[str, ...] = ()
     low: float = 0.0
     high: float = float("inf")
-    cases: bool = False
+    cases: bool | tuple[str, ...] = False
     example: str = ""
 
     def __post_init__(self) -> None:
         if self.name in KEYS:
             raise ValueError(f"two expectation keys are named {self.name}")
         KEYS[self.name] = self
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What the first words of its cases are like."""
+        return self.cases if isinstance(self.cases, tuple) else ("*",) if self.cases else ()
+
+    def has_case(self, case: str) -> bool:
+        """Whether a case can be one of this key's: of "hbm.*" are "hbm.triad", "hbm.triad 1 GiB", and "hbm" for all."""
+        word = case.partition(" ")[0]
+        return any(fnmatchcase(word, pattern) or pattern == f"{word}.*" for pattern in self.patterns)
 
     def fault(self, value: object) -> str:
         """Return what is wrong with a value for this key, or an empty string."""
@@ -198,6 +210,9 @@ def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:
             raise HostcheckError(f'{where}: [expect] "{name}": no check reads this key{suggest(key, KEYS)}')
         if case and not (KEYS[key].cases and case.endswith("]")):
             raise HostcheckError(f'{where}: [expect] "{name}": {key} has no cases')
+        if case and not KEYS[key].has_case(case[:-1]):
+            known = ", ".join(KEYS[key].patterns)
+            raise HostcheckError(f'{where}: [expect] "{name}": {key} judges only {known}')
         try:
             matcher = parse_matcher(entry, KEYS[key])
         except HostcheckError as problem:

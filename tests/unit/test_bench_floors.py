@@ -113,3 +113,11 @@ def test_what_pages_show_of_floors_is_right(page: str) -> None:
         bench = name.partition("[")[2].partition(" ")[0].rstrip("]")
         known = bench in ("", "NAME", "hbm", "crc.one-cpu") or judge_of(bench) == name.partition("[")[0]
         assert known, name
+
+
+@pytest.mark.parametrize("name", ["bench.memory[gemm.bf16]", "bench.storage[memory.latency]", "bench.memory[triad]"])
+def test_a_floor_of_what_another_check_judges_would_never_apply_and_is_refused(name: str) -> None:
+    with pytest.raises(HostcheckError, match=r": bench\.\w+ judges only (hbm|storage)\.\*"):
+        read_setting(f"{name}={{ at_least = 1 }}")
+    for right in ("bench.memory[hbm]", "bench.memory[hbm.triad]", "bench.storage[gds.read]", "bench.alike[gemm]"):
+        assert read_setting(f"{right}={{ at_least = 1 }}").values
