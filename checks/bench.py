@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
+from hostcheck.bench.floors import in_unit_of
 from hostcheck.bench.model import ALL_GPUS, HEAT, PROVING, SLOWDOWNS, UNSTEADY, Conditions, Measurement, Session
 from hostcheck.errors import NotApplicable
-from hostcheck.expect import Expect, ExpectationMissing, Key
+from hostcheck.expect import Expect, ExpectationMissing, Key, shipped_names
 from hostcheck.facts.bench import (
     JUDGES,
     MANY,
@@ -23,24 +25,37 @@ from hostcheck.facts.bench import (
     others,
     traits,
 )
+from hostcheck.matchers import AtLeast
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
-MEMORY = Key("bench.memory", float, unit="%", high=100, cases=True)
-CACHE = Key("bench.cache", float, unit="GB/s", cases=True)
-COPIES = Key("bench.copies", float, unit="%", high=100, cases=True)
-PEERS = Key("bench.peers", float, unit="%", high=100, cases=True)
-LAUNCH = Key("bench.launch", float, unit="us", cases=True)
-TENSOR = Key("bench.tensor-cores", float, unit="%", high=100, cases=True)
-MATRIX = Key("bench.matrix", float, unit="%", high=100, cases=True)
-COLLECTIVES = Key("bench.collectives", float, unit="%", high=100, cases=True)
-OVERLAP = Key("bench.overlap", float, unit="%", high=100, cases=True)
-HOST_MEMORY = Key("bench.host-memory", float, unit="GB/s", cases=True)
-JITTER = Key("bench.jitter", float, unit="us", cases=True)
-STORAGE = Key("bench.storage", float, unit="GB/s", cases=True)
-OTHER = Key("bench.other", float, cases=True)
-ALIKE = Key("bench.alike", float, unit="%", high=100, cases=True)
-SLOWDOWN = Key("bench.slowdown", float, unit="%", high=100)
+MEMORY = Key("bench.memory", float, unit="%", high=100, cases=JUDGES["bench.memory"],
+    example="[hbm.triad]={ at_least = 90 }")  # fmt: skip
+CACHE = Key("bench.cache", float, unit="GB/s", cases=JUDGES["bench.cache"],
+    example="[l2.read]={ at_least = 7000 }")  # fmt: skip
+COPIES = Key("bench.copies", float, unit="%", high=100, cases=JUDGES["bench.copies"],
+    example="[copy.h2d pinned]={ at_least = 80 }")  # fmt: skip
+PEERS = Key("bench.peers", float, unit="%", high=100, cases=JUDGES["bench.peers"],
+    example="[peer.copy]={ at_least = 80 }")  # fmt: skip
+LAUNCH = Key("bench.launch", float, unit="us", cases=JUDGES["bench.launch"],
+    example="[launch.kernel wall]={ at_most = 15 }")  # fmt: skip
+TENSOR = Key("bench.tensor-cores", float, unit="%", high=100, cases=JUDGES["bench.tensor-cores"],
+    example="[tensor.pipe BF16]={ at_least = 95 }")  # fmt: skip
+MATRIX = Key("bench.matrix", float, unit="%", high=100, cases=JUDGES["bench.matrix"],
+    example="[gemm.bf16 8192]={ at_least = 70 }")  # fmt: skip
+COLLECTIVES = Key("bench.collectives", float, unit="%", high=100, cases=JUDGES["bench.collectives"],
+    example="[nccl.all-reduce 2 GiB]={ at_least = 70 }")  # fmt: skip
+OVERLAP = Key("bench.overlap", float, unit="%", high=100, cases=JUDGES["bench.overlap"],
+    example="[overlap.copy]={ at_least = 90 }")  # fmt: skip
+HOST_MEMORY = Key("bench.host-memory", float, unit="GB/s", cases=JUDGES["bench.host-memory"],
+    example="[memory.bandwidth]={ at_least = 150 }")  # fmt: skip
+JITTER = Key("bench.jitter", float, unit="us", cases=JUDGES["bench.jitter"],
+    example="[cpu.jitter]={ at_most = 50 }")  # fmt: skip
+STORAGE = Key("bench.storage", float, unit="GB/s", cases=JUDGES["bench.storage"],
+    example="[storage.read random]={ at_least = 500 }")  # fmt: skip
+OTHER = Key("bench.other", float, cases=True, example="[NAME]={ at_least = 5 }")
+ALIKE = Key("bench.alike", float, unit="%", high=100, cases=True, example="[hbm]={ at_most = 3 }")
+SLOWDOWN = Key("bench.slowdown", float, unit="%", high=100, example="={ at_most = 2 }")
 ERRORS = Key("bench.errors", int, cases=True)
 
 _LOOK = (
@@ -49,6 +64,7 @@ _LOOK = (
 )
 _FEWEST = 2
 _NVLINK = "nvlink"
+_LIMITLESS = "its physical limit is not known"
 _TOGETHER = "all GPUs copied at once, and share the host's memory"
 _LIMITED = f"{_TOGETHER}: a limit of all together, not of this link, which was measured alone, too"
 
@@ -466,23 +482,36 @@ def _held_against(session: Session, part: Session, key: Key, expect: Expect) -> 
 def _against(session: Session, measured: Measurement, key: Key, expect: Expect) -> Finding:
     if measured.invalid or measured.value is None:
         return _unknown(measured)
-    return _held(session, measured, measured.value, key, expect)
+    return _held(session, measured, key, expect)
 
 
-def _held(session: Session, measured: Measurement, observed: float, key: Key, expect: Expect) -> Finding:
-    if key.unit == "%":
-        if not measured.limit:
-            return _idle(measured, "its physical limit is not known")
-        observed = round(100 * observed / measured.limit, 1)
-    elif key.unit not in ("", measured.unit):
-        return _idle(measured, f"no floor is in {measured.unit}")
+def _held(session: Session, measured: Measurement, key: Key, expect: Expect) -> Finding:
+    names = cases(measured)
+    own = f"{key.name}[{names[0]}]"
     try:
-        expectation = expect.of(traits(session, measured))(key, *cases(measured))
-    except ExpectationMissing as missing:
-        return _idle(measured, f"no floor is known (set {missing.key!r})")
-    return expectation.judge(
-        observed, subject=measured.subject, say=_value(measured), fix=_LOOK, source="hostcheck bench"
-    )
+        found = expect.of(traits(session, measured))(key, *names)
+    except ExpectationMissing:
+        is_share = key.unit == "%" and not measured.limit
+        return _idle(measured, _LIMITLESS if is_share else f"no floor is known (set {own!r})")
+    is_named = found.name != key.name
+    observed = in_unit_of(key, measured)
+    if observed is None:
+        # What a layer of ours wants of all hosts, nobody set for this one.
+        if is_named and found.layer not in (*shipped_names("defaults"), *shipped_names("bench")):
+            return _undecided(measured, f"{_LIMITLESS}, of which {found.name!r} wants {found.view.text}")
+        return _idle(measured, _LIMITLESS)
+    if key.unit != "%":
+        # Only a floor with the full name of a number is in its unit for certain.
+        if found.name != own and key.unit not in ("", measured.unit):
+            if is_named:
+                floor = f"the floor {found.name!r} is in {key.unit}"
+                return _undecided(measured, f"{floor}, and this in {measured.unit}: set {own!r}")
+            return _idle(measured, f"no floor is in {measured.unit} (set {own!r})")
+        found = replace(found, unit=measured.unit)
+    if lower_is_better(found.view.unit) and isinstance(found.matcher, AtLeast):
+        why = f"{found.name!r} is {found.view.text}, and less of a time is better: set at_most"
+        return _undecided(measured, why)
+    return found.judge(observed, subject=measured.subject, say=_value(measured), fix=_LOOK, source="hostcheck bench")
 
 
 def _missing(part: Session) -> Iterator[Finding]:
@@ -507,6 +536,10 @@ def _unknown(measured: Measurement) -> Finding:
 
 def _idle(measured: Measurement, why: str) -> Finding:
     return Finding(status=Status.NOT_APPLICABLE, subject=measured.subject, summary=f"{_value(measured)}; {why}")
+
+
+def _undecided(measured: Measurement, why: str) -> Finding:
+    return Finding(status=Status.UNKNOWN, subject=measured.subject, summary=f"{_value(measured)}; {why}")
 
 
 def _passed(measured: Measurement, line: str) -> Finding:

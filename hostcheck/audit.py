@@ -15,7 +15,7 @@ from hostcheck.engine import chosen_ids, evaluate
 from hostcheck.errors import HostcheckError, Unavailable
 from hostcheck.expect import Layer, read_layer, shipped_layer, shipped_names
 from hostcheck.facts.base import Facts
-from hostcheck.model import Actor, Figure, Result, Run, Severity, Status
+from hostcheck.model import Actor, Result, Run, Severity, Status
 from hostcheck.registry import Check, load_checks
 from hostcheck.snapshot.probes import Probe, is_given
 from hostcheck.snapshot.reading import Ending, Snapshot
@@ -126,27 +126,25 @@ def judge(
         today=today.isoformat() if today else None,
         facts=facts,
     )
-    return replace(
-        run,
-        results=tuple(_for_tune(result) for result in run.results),
-        measured=_measured(facts, (*layers, *checklist.layers)),
-    )
+    run = replace(run, results=tuple(_for_tune(result) for result in run.results))
+    return _with_measured(run, facts, (*layers, *checklist.layers))
 
 
-def _measured(facts: Facts, layers: Sequence[Layer]) -> tuple[Figure, ...]:
-    """Return what was measured, beside what it is held against; nothing where there are no measurements."""
+def _with_measured(run: Run, facts: Facts, layers: Sequence[Layer]) -> Run:
+    """Return a run with what was measured, beside what it is held against; the same where nothing was."""
     if facts.snapshot.reading("bench.results").ending is not Ending.OK:
-        return ()
+        return run
     # An audit without measurements does without these.
-    from hostcheck.bench.figures import figures
+    from hostcheck.bench.figures import figures, session_of
     from hostcheck.bench.floors import Floors
     from hostcheck.facts.bench import SESSION
     from hostcheck.facts.host import traits
 
     try:
-        return figures(facts.get(SESSION), Floors(layers, traits(facts)))
+        session = facts.get(SESSION)
     except Unavailable:
-        return ()
+        return run
+    return replace(run, measured=figures(session, Floors(layers, traits(facts))), session=session_of(session))
 
 
 @cache

@@ -206,7 +206,8 @@ class _FreeKey(Key):
 
     def __init__(self, name: str, kind: type) -> None:
         for attribute, value in (
-            ("name", name), ("kind", kind), ("unit", ""), ("words", ()), ("low", -float("inf")), ("high", float("inf"))
+            ("name", name), ("kind", kind), ("unit", ""), ("words", ()), ("low", -float("inf")), ("high", float("inf")),
+            ("cases", False), ("example", ""),
         ):  # fmt: skip
             object.__setattr__(self, attribute, value)
 

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -52,10 +53,13 @@ class Key:
     Attributes:
         name: the check that reads it, and, where it reads several, a last word of its own.
         kind: str, int, float or bool: the type of the observed value.
-        unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word.
+        unit: the unit of a number, such as "W" or "KiB"; empty for a bare count or a word, and where the case decides.
         words: the only words that the value can take, if they are few.
         low, high: bounds outside of which a number is in another unit or impossible.
-        cases: layers may also set it for one of several cases, as "NAME[CASE]".
+        cases: layers may also set it for one of several cases, as "NAME[CASE]": of any, or of those whose first word is
+            like one of these patterns, such as "hbm.*".
+        example: of a number that is measured, and comes out a little different each time, so that only bounds can hold
+            it: what follows the name in a setting, such as "[hbm.triad]={ at_least = 90 }".
     """
 
     name: str
@@ -64,12 +68,23 @@ class Key:
     words: tuple[str, ...] = ()
     low: float = 0.0
     high: float = float("inf")
-    cases: bool = False
+    cases: bool | tuple[str, ...] = False
+    example: str = ""
 
     def __post_init__(self) -> None:
         if self.name in KEYS:
             raise ValueError(f"two expectation keys are named {self.name}")
         KEYS[self.name] = self
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What the first words of its cases are like."""
+        return self.cases if isinstance(self.cases, tuple) else ("*",) if self.cases else ()
+
+    def has_case(self, case: str) -> bool:
+        """Whether a case can be one of this key's: of "hbm.*" are "hbm.triad", "hbm.triad 1 GiB", and "hbm" for all."""
+        word = case.partition(" ")[0]
+        return any(fnmatchcase(word, pattern) or pattern == f"{word}.*" for pattern in self.patterns)
 
     def fault(self, value: object) -> str:
         """Return what is wrong with a value for this key, or an empty string."""
@@ -195,10 +210,21 @@ def read_values(table: object, where: str) -> dict[str, tuple[Matcher, str]]:
             raise HostcheckError(f'{where}: [expect] "{name}": no check reads this key{suggest(key, KEYS)}')
         if case and not (KEYS[key].cases and case.endswith("]")):
             raise HostcheckError(f'{where}: [expect] "{name}": {key} has no cases')
+        if case and not KEYS[key].has_case(case[:-1]):
+            known = ", ".join(KEYS[key].patterns)
+            raise HostcheckError(f'{where}: [expect] "{name}": {key} judges only {known}')
         try:
             matcher = parse_matcher(entry, KEYS[key])
         except HostcheckError as problem:
             raise HostcheckError(f'{where}: [expect] "{name}": {problem}') from None
+        if KEYS[key].example and isinstance(matcher, Equals | OneOf):
+            value = matcher.value if isinstance(matcher, Equals) else matcher.values[0]
+            bound = f"{{ {'at_most' if 'at_most' in KEYS[key].example else 'at_least'} = {value} }}"
+            form = f"--set '{name}={bound}'" if where == "--set" else f'"{name}" = {bound}'
+            raise HostcheckError(
+                f'{where}: [expect] "{name}": what is measured is never quite {value}; write {form}'
+                " (at_most where less is better, else at_least)"
+            )
         source = entry.get("source", "") if isinstance(entry, dict) else ""
         values[name] = (matcher, str(source) or where)
     return values
@@ -239,22 +265,26 @@ def shipped_names(kind: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What one value is held against."""
+    """What one value is held against.
+
+    Attributes:
+        name: the key as the layer sets it, with the case.
+        unit: of the number, where the case decides it, and not the key.
+    """
 
     key: Key
     matcher: Matcher
     layer: str
     source: str
+    name: str = ""
+    unit: str = ""
 
     @property
     def view(self) -> Expected:
         """The form in which a finding carries it."""
+        unit = self.unit or self.key.unit
         return Expected(
-            text=self.matcher.words(self.key.unit),
-            key=self.key.name,
-            layer=self.layer,
-            source=self.source,
-            unit=self.key.unit,
+            text=self.matcher.words(unit), key=self.key.name, layer=self.layer, source=self.source, unit=unit
         )
 
     def judge(
@@ -321,7 +351,7 @@ class Expect:
             found = next((name for name in names if name in layer.values), None)
             if found is not None and layer.holds(self.traits):
                 matcher, source = layer.values[found]
-                return Expectation(key, matcher, layer.name, source)
+                return Expectation(key, matcher, layer.name, source, name=found)
         raise ExpectationMissing(names[0])
 
 

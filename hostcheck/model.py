@@ -200,6 +200,12 @@ class Figure:
         joules_per_tflop: energy of 10^12 operations; None where it was not told.
         invalid: why the number may not be believed; empty where it may.
         hardware: "not run on this hardware by us", of GPUs on which we never ran a benchmark; else empty.
+        values: the number of each part, by subject; None where it has none.
+        statistic: how such a number comes from its samples: "median", "mean", "p99".
+        settings: sizes, data, transport and what else must be equal for two numbers to be comparable, as far as it is
+            the same for all parts.
+        own_settings: the other settings of each part, by subject; empty where there are none.
+        verified: whether the output was checked, of each part; what was not is invalid.
     """
 
     bench: str
@@ -217,6 +223,28 @@ class Figure:
     joules_per_tflop: float | None = None
     invalid: str = ""
     hardware: str = ""
+    values: dict[str, float | None] = field(default_factory=dict)
+    statistic: str = ""
+    settings: dict[str, Scalar] = field(default_factory=dict)
+    own_settings: dict[str, dict[str, Scalar]] = field(default_factory=dict)
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredSession:
+    """When and how a run's figures were measured, which can be long before they are judged.
+
+    Attributes:
+        level: how thoroughly: "quick", "standard", "full" or "soak".
+        taken: when it began, ISO 8601 UTC.
+        seconds: how long it took.
+        versions: of what measured: hostcheck, driver, CUDA, torch, NCCL, kernel.
+    """
+
+    level: str
+    taken: str
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +259,7 @@ class Run:
         results: one for each check, in id order.
         probes: how each probe ended.
         measured: what `hostcheck bench` measured, as the results judge it; empty where it did not.
+        session: when and how it did; None where it did not.
     """
 
     tool: str
@@ -242,6 +271,7 @@ class Run:
     probes: tuple[ProbeEnding, ...]
     attestations: tuple[Attestation, ...] = ()
     measured: tuple[Figure, ...] = ()
+    session: MeasuredSession | None = None
     schema: int = SCHEMA
 
 

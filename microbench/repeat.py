@@ -26,7 +26,7 @@ _QUEUED = 100
 
 def is_whole(lab: Lab) -> bool:
     """Whether all of the time is to be used: under soak, and where the user said how long."""
-    return lab.level is Level.SOAK or getattr(lab, "whole", False)
+    return lab.level is Level.SOAK or lab.whole
 
 
 def seconds(lab: Lab, cases: int = 1) -> float:

@@ -12,6 +12,7 @@ from hostcheck.model import (
     Figure,
     Finding,
     Host,
+    MeasuredSession,
     ProbeEnding,
     Result,
     Run,
@@ -276,6 +277,11 @@ def mixed() -> Run:
                 floor=72.0,
                 is_short=True,
                 how="each alone",
+                values={"gpu0": 45.2, "gpu1": 38.8},
+                statistic="median",
+                settings={"bytes": 1 << 28},
+                own_settings={"gpu0": {"NUMA node": 0}, "gpu1": {"NUMA node": 1}},
+                verified=True,
             ),
             Figure(
                 bench="gemm.bf16",
@@ -300,6 +306,9 @@ def mixed() -> Run:
                 limit=3352.0,
                 invalid="python (pid 7) ran on the GPU meanwhile",
             ),
+        ),
+        session=MeasuredSession(
+            level="standard", taken="2026-10-02T10:06:31+00:00", seconds=122.4, versions={"driver": "580.159.04"}
         ),
         privileged=False,
     )
@@ -352,9 +361,14 @@ def hostile() -> Run:
                 floor=1e9,
                 how=text,
                 invalid=invalid,
+                values={text: 1.0},
+                statistic=text,
+                settings={text: text},
+                own_settings={text: {text: text}},
             )
             for invalid in ("", text)
         ),
+        session=MeasuredSession(level=text, taken=text, seconds=1e30, versions={text: text}),
         checklist=text,
         role=text,
     )

@@ -17,7 +17,7 @@ from hostcheck.bench.floors import in_unit_of
 from hostcheck.bench.model import ALL_GPUS, Backend, Level, Measurement, Scope, Session
 from hostcheck.bench.validity import variation
 from hostcheck.errors import HostcheckError, Unavailable
-from hostcheck.expect import Key
+from hostcheck.expect import Key, key_of
 from hostcheck.facts.bench import SHARED, about, gpus_in, judge_of, lower_is_better, read_session, traits
 from hostcheck.registry import load_benches
 from hostcheck.render.fold import fold_line
@@ -260,8 +260,7 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
     groups: dict[str, list[Measurement]] = {}
     for measured in session.measurements:
         id = judge_of(measured.bench)
-        if id in keys and not measured.invalid and measured.value:
-            groups.setdefault(f"{id}[{_name(measured)}]", []).append(measured)
+        groups.setdefault(f"{id}[{_name(measured)}]" if id in keys else _name(measured), []).append(measured)
     lines = [
         f"# Floors from hostcheck bench of {_plain(session.taken)}, {_plain(session.level)}. "
         "For --site, or /etc/hostcheck/site.toml."
@@ -271,18 +270,25 @@ def floors(session: Session, keys: dict[str, Key]) -> str:
         lines += ["", "[match]", f"pci = {_toml(ids)}"]
     found, why = 0, ""
     for name, every in groups.items():
-        group = _unshared(session, every)
-        lacking = "" if group else "GPUs shared the host's memory, and none was measured alone (--level full)"
-        if ids and not all("pci" in traits(session, measured) for measured in group):
-            lacking = "it is not of one known model of GPU"
-        if lacking:
-            why = f"{_plain(name)} is left out: {lacking}"
-            lines += ["", f"# {why}."]
-            continue
-        key = keys[name.partition("[")[0]]
-        values = [in_unit_of(key, measured) for measured in group]
+        valid = [measured for measured in every if not measured.invalid and measured.value]
+        group = _unshared(session, valid) if valid else []
+        key = keys.get(key_of(name))
+        values = [] if key is None else [in_unit_of(key, measured) for measured in group]
         known = [value for value in values if value is not None]
-        if len(known) < len(values):
+        lacking = ""
+        if key is None:
+            lacking = f"{judge_of(every[0].bench)} takes no floor"
+        elif not valid:
+            lacking = f"it is invalid: {every[0].invalid}" if every[0].invalid else "there is no number above 0"
+        elif not group:
+            lacking = "GPUs shared the host's memory, and none was measured alone (--level full)"
+        elif ids and not all("pci" in traits(session, measured) for measured in group):
+            lacking = "it is not of one known model of GPU"
+        elif len(known) < len(values):
+            lacking = "its physical limit is not known"
+        if lacking:
+            why = f"{_plain(name)} is left out: {_plain(lacking)}"
+            lines += ["", f"# {why}."]
             continue
         found += 1
         lower = lower_is_better(group[0].unit)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import ALL_GPUS, Measurement, Session
 from hostcheck.facts.bench import gpus_in, lower_is_better
-from hostcheck.model import Figure
+from hostcheck.model import Figure, MeasuredSession
 
 _CLOCKS = 0.2
 """By this share the limits of equal parts may differ, as those of the clock of the moment do."""
@@ -44,6 +45,12 @@ def figures(session: Session, floors: Floors | None = None) -> tuple[Figure, ...
                 reasons.setdefault(measured.invalid, []).append(measured)
         found += [_invalid(own, why, at_once=at_once) for why, own in reasons.items()]
     return tuple(replace(figure, hardware=_hardware(session, figure)) for figure in found)
+
+
+def session_of(session: Session) -> MeasuredSession:
+    """Return when and how a session was measured."""
+    versions = {"hostcheck": session.tool, **session.versions}
+    return MeasuredSession(level=session.level, taken=session.taken, seconds=session.seconds, versions=versions)
 
 
 def _hardware(session: Session, figure: Figure) -> str:
@@ -84,6 +91,7 @@ def _figure(valid: Sequence[Measurement], floor: float | None, *, at_once: bool)
         is_short=floor is not None and min(shares, default=floor) < floor,
         how="all at once" if at_once else "each alone" if first.alone and len(valid) > 1 else "",
         joules_per_tflop=median(energies) if energies else None,
+        **_parts(valid),
     )
 
 
@@ -97,4 +105,26 @@ def _invalid(own: Sequence[Measurement], why: str, *, at_once: bool) -> Figure:
         value=median(told) if told else None,
         how="all at once" if at_once else "",
         invalid=why,
+        **_parts(own),
     )
+
+
+def _parts(own: Sequence[Measurement]) -> dict[str, Any]:
+    """Return the fields of a figure that tell its parts apart."""
+    first = own[0]
+    same = {
+        name: value
+        for name, value in first.settings.items()
+        if all(name in measured.settings and measured.settings[name] == value for measured in own)
+    }
+    rest = {
+        measured.subject: {name: value for name, value in measured.settings.items() if name not in same}
+        for measured in own
+    }
+    return {
+        "values": {measured.subject: measured.value for measured in own},
+        "statistic": first.statistic,
+        "settings": same,
+        "own_settings": {subject: settings for subject, settings in rest.items() if settings},
+        "verified": all(measured.verified for measured in own),
+    }

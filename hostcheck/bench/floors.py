@@ -78,7 +78,10 @@ class Floors:
 
 
 def in_unit_of(key: Key, measured: Measurement) -> float | None:
-    """Return a value in the unit of the key that judges it; None where it has none there."""
+    """Return what a floor that names the benchmark is held against: a share in per cent, or the number in its own unit.
+
+    None where it is a share, and the physical limit is not known.
+    """
     if key.unit == "%":
         return round(100 * (measured.value or 0.0) / measured.limit, 1) if measured.limit else None
-    return measured.value if key.unit in ("", measured.unit) else None
+    return measured.value

@@ -96,6 +96,8 @@ def values(key: Key, bench: str = "") -> Iterator[str]:
                     yield f"{name}: {matcher.words(key.unit)}  [{layer.name}: {source}]"
     if not said:
         yield f"{key.name}: nothing by itself; set it in a site file, a checklist or with --set"
+    if key.example:
+        yield f"To change it: --set '{key.name}{key.example}'"
 
 
 def _reads(probe: Probe, id: str) -> str:

@@ -26,7 +26,8 @@ _FILTERS: dict[str, Callable[..., Any]] = {
         group.silent, group.subsystems, group.unmet, group.waived,
         words.affected, words.compared, words.ending_words, words.expired, words.gist, words.headline, words.many,
         words.not_run, words.number, words.observed, words.of_limit, words.of_whom, words.provenance, words.refused,
-        words.status_word, words.tally, words.verdict, words.was_judged, words.was_read, words.when, words.why,
+        words.status_word, words.tally, words.verdict, words.was_judged, words.was_measured, words.was_read,
+        words.when, words.why,
     )
 }  # fmt: skip
 

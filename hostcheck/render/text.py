@@ -192,9 +192,11 @@ def _measured(page: Page, run: Run) -> None:
         # An audit without measurements does without it.
         from hostcheck.render.bench import put_figures
 
-        _heading(
-            page, "Measured", "Each number beside what is physically possible; the mark in a bar is what is wanted."
-        )
+        lead = "Each number beside what is possible, if known; the mark in a bar is what is wanted."
+        _heading(page, "Measured", lead)
+        if run.session is not None:
+            page.put(words.was_measured(run), indent=2)
+            page.blank()
         put_figures(page, run.measured)
 
 

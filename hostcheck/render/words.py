@@ -188,11 +188,20 @@ def when(stamp: str) -> str:
     """Return an ISO 8601 time as "2026-11-20 22:50 UTC"; whatever else it is, as it is."""
     try:
         moment = dt.datetime.fromisoformat(stamp)
-    except ValueError:
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
         return stamp
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(dt.UTC)
     return f"{moment:%Y-%m-%d %H:%M}{' UTC' if moment.tzinfo else ''}"
+
+
+def was_measured(run: Run) -> str:
+    """Return when, how thoroughly and how long was measured; an empty text where nothing was."""
+    session = run.session
+    if session is None:
+        return ""
+    level = f", level {session.level}" if session.level else ""
+    return f"Measured {when(session.taken)}{level}, in {session.seconds:.0f} s."
 
 
 def was_read(run: Run) -> str:

@@ -261,6 +261,44 @@ def test_floors_of_the_host_and_of_all_gpus_hold_where_its_gpus_are_of_one_model
     assert "# bench.host-memory[memory.bandwidth] is left out: it is not of one known model of GPU." in text
 
 
+def test_floors_are_in_the_unit_of_each_benchmark_and_hold_for_what_they_were_made_of() -> None:
+    latency = Measurement(bench="memory.latency", subject="node0>node1", unit="ns", value=140.0, verified=True)
+    random = Measurement(
+        bench="storage.read", case="random", subject="/scratch", unit="kIOPS", value=512.0, verified=True
+    )
+    plugged = Measurement(bench="plug.in", subject="host", unit="widgets", value=7.0, verified=True)
+    good = session(latency, random, plugged)
+    text = floors(good, KEYS)
+    assert "left out" not in text
+    layer = read_layer(text, "site")
+    words = {name: matcher.words("") for name, (matcher, _) in layer.values.items()}
+    assert words == {
+        "bench.host-memory[memory.latency]": "at most 182",
+        "bench.storage[storage.read random]": "at least 486.4",
+        "bench.other[plug.in]": "at least 6.65",
+    }
+    checks = ("bench.host-memory", "bench.storage", "bench.other")
+    bad = session(scaled(2, latency), scaled(0.5, random), scaled(0.5, plugged))
+    for own, status in ((good, Status.PASS), (bad, Status.FAIL)):
+        run = judge(with_results(host("bare"), own), Checklist(only=checks), site=[layer])
+        found = {result.id: result for result in run.results if result.id in checks}
+        assert {id: result.status for id, result in found.items()} == dict.fromkeys(checks, status)
+    expected = {id: result.findings[0].expected.text for id, result in found.items() if result.findings[0].expected}
+    assert expected["bench.host-memory"] == "at most 182 ns"
+    assert expected["bench.storage"] == "at least 486.4 kIOPS"
+
+
+def test_what_is_left_out_of_floors_is_named() -> None:
+    unlimited = replace(TRIAD, bench="peer.copy", subject="gpu0>gpu1", limit=None)
+    hot = replace(TRIAD, bench="hbm.read", invalid="slowed by heat")
+    swept = replace(TRIAD, bench="sm.sweep", case="BF16", limit=None)
+    text = floors(session(TRIAD, unlimited, hot, swept), KEYS)
+    assert set(read_layer(text, "site").values) == {"bench.memory[hbm.triad]"}
+    assert "# bench.peers[peer.copy] is left out: its physical limit is not known." in text
+    assert "# bench.memory[hbm.read] is left out: it is invalid: slowed by heat." in text
+    assert "# sm.sweep BF16 is left out: bench.multiprocessors takes no floor." in text
+
+
 def test_a_floor_of_what_gpus_share_at_once_is_made_of_what_they_reach_alone() -> None:
     copy = replace(TRIAD, bench="copy.h2d", case="pinned", limit=63.0)
     at_once = [replace(copy, value=20.0), replace(copy, value=30.0, subject="gpu1")]

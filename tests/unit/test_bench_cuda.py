@@ -542,7 +542,7 @@ def test_the_output_of_long_work_is_looked_at_again_and_again_and_one_wrong_word
 @pytest.mark.parametrize(("level", "whole", "took"), [("QUICK", False, 0.3), ("QUICK", True, 36), ("SOAK", False, 36)])
 def test_all_of_the_time_is_used_where_the_user_gave_it_or_soaks(level, whole, took, clock):
     lab = StandInLab(level=Level[level], seconds=60.0)
-    lab.whole = whole  # type: ignore[attr-defined]
+    lab.whole = whole
 
     def batch(count):
         clock[0] += count * 1e-3

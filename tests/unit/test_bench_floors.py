@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hostcheck.audit import shipped_layers
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Session
+from hostcheck.checklist import read_setting
+from hostcheck.cli.explain import explain
+from hostcheck.errors import HostcheckError
+from hostcheck.expect import KEYS, read_layer
+from hostcheck.facts.bench import judge_of
+from hostcheck.matchers import AtLeast, AtMost
+from hostcheck.registry import load_benches, load_checks
 
 COPY = Measurement(
     bench="copy.h2d", case="pinned", subject="gpu0", unit="GB/s", value=55.0, limit=63.0, verified=True
@@ -72,3 +81,43 @@ def test_gpus_of_two_numa_nodes_share_a_host_too() -> None:
     first, second = each(38, 55)
     apart = replace(first, settings={"NUMA node": 0}), replace(second, settings={"NUMA node": 1})
     assert doubtful(*apart) == [("copy.h2d", "gpu0", ("pinned",))]
+
+
+def test_each_key_of_a_number_shows_how_to_set_it_and_refuses_the_bare_number() -> None:
+    keys = [key for key in KEYS.values() if key.name.startswith("bench.") and key.kind is float]
+    assert len(keys) > 12
+    for key in keys:
+        text = f"{key.name}{key.example}"
+        ((name, (matcher, _)),) = read_setting(text).values.items()
+        assert isinstance(matcher, AtLeast | AtMost)
+        case = name.partition("[")[2].rstrip("]")
+        assert case in ("", "NAME", "hbm") or judge_of(case.partition(" ")[0]) == key.name
+        assert case in ("", "NAME", "hbm") or case.partition(" ")[0] in load_benches()
+        with pytest.raises(HostcheckError, match=r"never quite 50; write --set '.*\{ at_") as refused:
+            read_setting(f"{name}=50")
+        # What it says is right.
+        written = str(refused.value).partition("--set '")[2].partition("'")[0]
+        assert isinstance(read_setting(written).values[name][0], type(matcher))
+    page = "\n".join(explain(load_checks()["bench.storage"]))
+    assert "--set 'bench.storage[storage.read random]={ at_least = 500 }'" in page
+
+
+@pytest.mark.parametrize("page", ["docs/bench.md", "docs/checks.md", "README.md", "CONTRIBUTING.md"])
+def test_what_pages_show_of_floors_is_right(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    names = [name for setting in re.findall(r"--set '(bench\.[^']*)'", text) for name in read_setting(setting).values]
+    for block in re.findall(r"```toml\n(# site.toml.*?)```", text, re.DOTALL):
+        names += read_layer(block, "site.toml").values
+    assert names or not page.startswith("docs")
+    for name in names:
+        bench = name.partition("[")[2].partition(" ")[0].rstrip("]")
+        known = bench in ("", "NAME", "hbm", "crc.one-cpu") or judge_of(bench) == name.partition("[")[0]
+        assert known, name
+
+
+@pytest.mark.parametrize("name", ["bench.memory[gemm.bf16]", "bench.storage[memory.latency]", "bench.memory[triad]"])
+def test_a_floor_of_what_another_check_judges_would_never_apply_and_is_refused(name: str) -> None:
+    with pytest.raises(HostcheckError, match=r": bench\.\w+ judges only (hbm|storage)\.\*"):
+        read_setting(f"{name}={{ at_least = 1 }}")
+    for right in ("bench.memory[hbm]", "bench.memory[hbm.triad]", "bench.storage[gds.read]", "bench.alike[gemm]"):
+        assert read_setting(f"{right}={{ at_least = 1 }}").values

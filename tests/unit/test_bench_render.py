@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from hostcheck.audit import shipped_layers
+import runs
+from hostcheck.audit import judge, shipped_layers
 from hostcheck.bench.figures import figures
 from hostcheck.bench.floors import Floors
 from hostcheck.bench.model import Measurement, Missing, Session
+from hostcheck.bench.session import with_results
+from hostcheck.checklist import Checklist
 from hostcheck.expect import read_layer
 from hostcheck.registry import load_checks
 from hostcheck.render.bench import render_session
-from hostcheck.render.words import number
+from hostcheck.render.json import render_json
+from hostcheck.render.text import render_text
+from hostcheck.render.words import number, when
+from support import host
 
 load_checks()  # for their keys
 TRIAD = Measurement(bench="hbm.triad", subject="gpu0", unit="GB/s", value=3100.0, limit=3352.0, verified=True)
@@ -71,6 +79,46 @@ def test_a_figure_says_all_that_its_line_does() -> None:
     assert good.share == pytest.approx(100 * 2800 / 3352)
     assert (good.floor, good.is_short) == (78.0, True), "the worst is what is held against the floor"
     assert (bad.subjects, bad.invalid, bad.share, bad.is_short) == (("gpu2",), "x", None, False)
+
+
+def test_a_figure_tells_each_part_s_number_and_what_must_be_equal_to_compare_it() -> None:
+    def triad(subject: str, value: float, **fields: Any) -> Measurement:
+        return replace(TRIAD, subject=subject, value=value, **fields)
+
+    session = Session(
+        tool="0.1.0", taken="2026-11-21T10:06:00+00:00", level="standard", seconds=122.4,
+        versions={"driver": "580"}, measurements=(
+            triad("gpu0", 3100.0, settings={"bytes": 4, "NUMA node": 0}),
+            triad("gpu1", 3000.0, settings={"bytes": 4, "NUMA node": 1}),
+            triad("gpu2", 2000.0, invalid="hot", statistic="mean"),
+            triad("gpu3", 2000.0, invalid="wrong", verified=False),
+        ),
+    )  # fmt: skip
+    run = judge(with_results(host("bare"), session), Checklist(only=("bench",)))
+    valid, hot, wrong = json.loads(render_json(run))["measured"]
+    assert valid["values"] == {"gpu0": 3100.0, "gpu1": 3000.0}
+    assert (valid["statistic"], valid["settings"]) == ("median", {"bytes": 4})
+    assert valid["own_settings"] == {"gpu0": {"NUMA node": 0}, "gpu1": {"NUMA node": 1}}
+    assert (hot["statistic"], hot["values"], hot["own_settings"]) == ("mean", {"gpu2": 2000.0}, {})
+    assert [each["verified"] for each in (valid, hot, wrong)] == [True, True, False]
+    assert json.loads(render_json(run))["session"] == {
+        "level": "standard", "taken": "2026-11-21T10:06:00+00:00", "seconds": 122.4,
+        "versions": {"hostcheck": "0.1.0", "driver": "580"},
+    }  # fmt: skip
+    assert judge(host("bare"), Checklist()).session is None
+
+
+def test_a_report_says_when_and_how_thoroughly_was_measured() -> None:
+    """An archive of last year, judged today, carries the numbers of last year."""
+    lines = render_text(runs.mixed(), color=False, width=100, ascii=True).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("MEASURED"))
+    assert "  Measured 2026-10-02 10:06 UTC, level standard, in 122 s." in lines[at : at + 4]
+    assert "Measured 20" not in render_text(runs.healthy(), color=False, width=100, ascii=True)
+
+
+@pytest.mark.parametrize("taken", ["0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00", "yesterday", ""])
+def test_a_time_that_no_clock_shows_is_shown_as_it_is(taken: str) -> None:
+    assert when(taken) == taken
 
 
 def test_each_is_held_against_the_floor_by_its_own_limit() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from hostcheck.checklist import read_setting
 from hostcheck.errors import HostcheckError
 from hostcheck.expect import (
     KEYS,
@@ -21,6 +24,7 @@ COUNT = Key("test.count", int)
 WORD = Key("test.word", str, words=("always", "madvise", "never"))
 FLAG = Key("test.flag", bool)
 VERSION = Key("test.version", str)
+SHARE = Key("test.share", float, "%", high=100, cases=True, example="[a b]={ at_least = 90 }")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,20 @@ def test_a_layer_names_file_key_and_neighbour() -> None:
         read_layer("[expect", "site.toml")
     with pytest.raises(HostcheckError, match=r"site.toml: \[match\] pcie: unknown; did you mean 'pci'"):
         read_layer('[match]\npcie = "10de:2330"', "site.toml")
+
+
+@pytest.mark.parametrize("value", ["78", "78.5", "{ equals = 78 }", "{ one_of = [78, 79] }"])
+def test_a_measured_number_is_held_against_a_bound_and_never_against_a_number(value: str) -> None:
+    """Nothing that is measured comes out at exactly 78 %: 91.5 % would fail, and the rest would pass by chance."""
+    form = re.escape("{ at_least = 78")
+    with pytest.raises(HostcheckError, match=rf"^site.toml: .*never quite .*write \"test.share\[a b\]\" = {form}"):
+        read_layer(f'[expect]\n"test.share[a b]" = {value}', "site.toml")
+    with pytest.raises(HostcheckError, match=rf"never quite .*write --set 'test.share={form}[^\n]*$"):
+        read_setting(f"test.share={value}")
+    with pytest.raises(HostcheckError, match="a number of % is needed"):
+        read_setting("test.share=much")
+    for right in ("{ at_least = 78 }", "{ at_most = 78 }", "{ between = [78, 90] }"):
+        assert read_setting(f"test.share[a b]={right}").values.keys() == {"test.share[a b]"}
 
 
 def test_later_layers_win_and_say_so() -> None:

@@ -110,7 +110,9 @@ def test_everything_of_the_run_is_said() -> None:
 
 def test_numbers_stand_beside_what_is_possible() -> None:
     page = Page(render_html(runs.mixed()))
-    (table,) = re.findall(r"Measured Each number beside.*? All results", page.text)
+    (table,) = re.findall(
+        r"Measured Measured 2026-10-02 10:06 UTC, level standard, in 122 s\. Each number.*? All results", page.text
+    )
 
     assert "copy.d2h pinned 42 GB/s 66.6% of 63.02, at least 72% gpu[0-1], each alone; worst 38.8 on gpu1" in table
     assert "gemm.bf16 8192 681.1 TFLOPS 68.8% of 989.5, at least 60% gpu0, 0.985 J/TFLOP" in table

@@ -82,6 +82,7 @@ def test_numbers_stand_beside_what_is_possible() -> None:
     row = "| copy.d2h pinned | 42 GB/s | 66.6% of 63.02, at least 72% | gpu\\[0-1\\], each alone; worst 38.8 on gpu1 |"
     assert row in lines
     assert "| hbm.triad  | 2,000 GB/s | invalid: python (pid 7) ran on the GPU meanwhile | gpu1 |" in lines
+    assert "Measured 2026-10-02 10:06 UTC, level standard, in 122 s." in lines
     assert "Measured" not in render_markdown(runs.healthy())
 
 
