@@ -192,7 +192,7 @@ class _Bench(click.Group):
 
 @click.group("bench", cls=_Bench)
 def command() -> None:
-    """Measure this host, and hold each number against its physical limit.
+    """Measure this host, and hold each number against its physical limit, where one is known.
 
     \b
     hostcheck bench                           all that fits into a minute
@@ -203,8 +203,8 @@ def command() -> None:
     hostcheck bench nccl --hosts 'gpu[1-8]'   collectives between hosts, over SSH
     hostcheck audit --from FILE               judge what was measured again, by other expectations
 
-    Needs the NVIDIA driver and the extra [bench]; matrix products and NCCL also [torch] (bench explain NAME). Sets
-    no clock, no limit and no mode. A GPU that somebody uses is left alone.
+    GPUs need the NVIDIA driver and the extra [bench]; matrix products and NCCL also [torch] (bench explain NAME).
+    Sets no clock, no limit and no mode. A GPU that somebody uses is left alone.
     """
 
 
