@@ -130,6 +130,14 @@ if "fake.good" not in BENCHES:
             yield Sampled(samples=(1.0,), unit="GB/s", case=str(case), verified=True)
         time.sleep(600 if lab.gpu.index == 1 else 0)
 
+    @bench(id="fake.reports", scope=Scope.RANKS, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
+    def reports(lab: Lab) -> Iterator[Sampled]:
+        """Number after number of one rank, for far longer than was planned, while the others say nothing."""
+        for case in range(8):
+            time.sleep(0.5)
+            if os.environ["RANK"] == "0":
+                yield Sampled(samples=(1.0,), unit="GB/s", case=str(case), verified=True)
+
     @bench(id="fake.garbles", scope=Scope.GPU, backend=Backend.NONE, level=Level.QUICK, seconds=0.2)
     def garbles(lab: Lab) -> Iterator[Sampled]:
         """Writes on the pipe that is the engine's own."""

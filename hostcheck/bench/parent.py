@@ -388,7 +388,10 @@ class Parent:
                     self._dismiss(0.0)
 
     def _take(self, step: Step, child: Child, event: Event) -> None:
-        child.answered(self._patience(step))
+        # Ranks work together: what one of them tells, all have had a part in.
+        for each in self._children.values() if step.bench.scope is Scope.RANKS else (child,):
+            if each.working:
+                each.answered(self._patience(step))
         if isinstance(event, Ready):
             child.ready = event
             for subject, told in event.told.items():

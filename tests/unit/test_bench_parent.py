@@ -130,6 +130,12 @@ def test_what_delivers_numbers_is_given_time_for_the_next_until_none_comes() -> 
     assert len(of(harvest, "steps")) == 16
 
 
+def test_a_number_of_one_rank_is_one_of_all_that_take_part() -> None:
+    harvest = run("reports", grace=2.0)
+    assert harvest.missing == []
+    assert len(harvest.measurements) == 8
+
+
 @pytest.mark.parametrize(("seconds", "limit"), [(0.2, 30.2), (10, 40), (3600, 3960), (86_400, 95_040)])
 def test_a_hang_is_seen_not_long_after_the_time_that_was_planned(seconds: float, limit: float) -> None:
     (step,) = steps("good", seconds=seconds)
