@@ -240,7 +240,7 @@ class Sampler:
         """Take one sample of each GPU that is watched."""
         for subject, gpu in self._watched.items():
             self._samples[subject].append(gpu.sample(self._clock()))
-        if max(map(len, self._samples.values())) > _MOST:
+        if max(map(len, self._samples.values()), default=0) > _MOST:
             for samples in self._samples.values():
                 del samples[1::2]
             self._pace *= 2

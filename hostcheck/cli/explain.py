@@ -45,7 +45,8 @@ def explain(check: Check) -> list[str]:
     """Return the help page of a check, line by line."""
     lines = [f"{check.id}  ({check.severity.value})", "", *_prose(check)]
     if check.keys:
-        lines += ["Expects", *(f"  {line}" for key in check.keys for line in values(key)), ""]
+        lines += ["Expects", *(f"  {line}" for key in check.keys for line in values(key))]
+        lines += [*(f"  To change it: --set '{key.name}{key.example}'" for key in check.keys if key.example), ""]
     probes = {probe.id: probe for probe in check.probes()}
     lines += ["Reads", *(f"  {id:20} {_reads(probes[id], check.id)}" for id in sorted(probes))]
     return [*lines, *_ends(check)]
@@ -96,8 +97,6 @@ def values(key: Key, bench: str = "") -> Iterator[str]:
                     yield f"{name}: {matcher.words(key.unit)}  [{layer.name}: {source}]"
     if not said:
         yield f"{key.name}: nothing by itself; set it in a site file, a checklist or with --set"
-    if key.example:
-        yield f"To change it: --set '{key.name}{key.example}'"
 
 
 def _reads(probe: Probe, id: str) -> str:
