@@ -423,7 +423,7 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
 
     Errors that show under load are those that end jobs: uncorrectable memory errors, rows that were remapped, links of
     NVLink and PCIe that repeat what they sent. Links repeat now and then: the benchmark in which they did it most
-    counts, not their sum over a long session, and of one that took longer than 90 s, what they did in each 90 s.
+    counts, not their sum over a long session, and of one that took longer than 90 s, what they did in 90 s on average.
     """
     grew: dict[str, dict[str, tuple[int, int]]] = {}
     counted: set[str] = set()
@@ -446,7 +446,7 @@ def errors(session: Session, expect: Expect) -> Iterator[Finding]:
         elif not grew.get(subject):
             yield Finding(status=Status.PASS, subject=subject, summary="no error was counted", observed=0)
         for name, (part, more) in grew.get(subject, {}).items():
-            long = f", {part} or less in each 90 s" if part < more else ""
+            long = f", {part} in 90 s on average" if part < more else ""
             yield expect(ERRORS, name).judge(
                 part,
                 subject=subject,

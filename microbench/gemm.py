@@ -256,14 +256,16 @@ class _Timer:
         # The rest of the time goes into making the inputs and into looking at the outputs.
         total = max(LEAST_SAMPLES, int(0.4 * self.seconds / one))
         each = math.ceil(total / MOST_SAMPLES)
-        parts = max(1, int(total * one / stretch(total * one)))
+        batches = total // each
+        # In each part, each output is made at least once.
+        parts = max(1, min(int(total * one / stretch(total * one)), batches // len(problems)))
         times: list[float] = []
         found: list[tuple[float, str]] = []
-        for _ in range(parts):
+        for part in range(parts):
             for problem in problems:
                 problem.out.fill_(math.nan)
             with self.lab.watch() if watched else nullcontext():
-                times += self.run(problems, total // each // parts, each)
+                times += self.run(problems, batches // parts + (part < batches % parts), each)
             found += [check(self.torch, problem, self.form.bound) for problem in problems]
         errors, wrong = zip(*found, strict=True)
         m, n, k = shape

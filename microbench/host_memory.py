@@ -38,13 +38,15 @@ _SHARE = 0.25
 _PIECE = 1 << 15
 _CHASED = 20_000
 """Loads that are timed together: as short as a time slice, so that some are undisturbed on a CPU that is shared."""
-_EACH = 1e-3
+_EACH = 0.5e-3
 """Seconds that work takes for each thread of a crew: Python's lock lets them begin one by one, 20 us apart."""
 _HAD = 0.9
 """Share of a CPU's time that a thread must have had for its time to count."""
 _LEAST = 10
 _PATIENCE = 3.0
-"""So many times as long as planned, at most, it is tried to have the least number of undisturbed samples."""
+"""So many times as long as planned, at most, it is tried to have the least number of undisturbed samples..."""
+_PATIENT = 3.0
+"""... and for no more seconds than this, unless the benchmark may take longer anyway."""
 _NUMBA = f"numba is not installed: {install('bench')}"
 
 
@@ -376,7 +378,8 @@ def _timed(lab: Lab, crew: _Crew, work: Callable[[int], None], cases: int) -> _T
 
     with lab.watch():
         _during(budget, once)
-        _during((_PATIENCE - 1) * budget, once, lambda: len(alone) >= _LEAST)
+        most = min(_PATIENCE * budget, max(_PATIENT, 0.9 * lab.seconds / cases))
+        _during(most - budget, once, lambda: len(alone) >= _LEAST)
         while len(every) < _LEAST:
             once()
     if len(alone) >= _LEAST:

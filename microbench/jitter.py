@@ -15,6 +15,8 @@ from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.bench.validity import statistic
 from hostcheck.registry import bench
 
+from .repeat import is_whole
+
 if TYPE_CHECKING:
     from hostcheck.bench.lab import Lab
 
@@ -44,7 +46,8 @@ def jitter(lab: Lab) -> Iterator[Sampled]:
     hypervisor and system management interrupts show here; so does a CPU quota.
     """
     chosen = _cpus()
-    budget = min(_SECONDS.get(lab.level, lab.seconds), 0.8 * lab.seconds) / len(chosen)
+    most = 0.8 * lab.seconds
+    budget = (most if is_whole(lab) else min(_SECONDS[lab.level], most)) / len(chosen)
     for subject, cpu in chosen:
         yield _quanta(lab, subject, cpu, budget, max(budget, _PATIENCE / len(chosen)))
 

@@ -12,6 +12,7 @@ from hostcheck.bench.model import Backend, Level, Sampled, Scope
 from hostcheck.registry import bench
 
 from . import gemm, gemm_forms
+from .repeat import is_whole
 
 SIZE = 512 << 20
 """Bytes of a copy: some 10 ms over PCIe 5."""
@@ -83,7 +84,9 @@ def _sample(torch: Any, device: Any, lab: Lab, case: str, seconds: float) -> Sam
     for _ in range(2):
         one, product = run(0, 1), run(10, 0) / 10
     products = max(1, round(one / product))
-    rounds = min(_MOST_ROUNDS, max(_LEAST_ROUNDS, int(seconds / 2 / (3 * one))))
+    rounds = max(_LEAST_ROUNDS, int(seconds / 2 / (3 * one)))
+    if not is_whole(lab):
+        rounds = min(_MOST_ROUNDS, rounds)
     problem.out.fill_(math.nan)
     (target if case == "H2D" else host).fill_(0)
     samples = []

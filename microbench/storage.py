@@ -203,7 +203,7 @@ def _mount_of(place: Path) -> str:
         told = Path(f"/proc/self/fdinfo/{descriptor}").read_text("ascii")
     finally:
         os.close(descriptor)
-    return dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)["mnt_id"]
+    return dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line).get("mnt_id", "")
 
 
 def mounts(text: str) -> dict[str, tuple[str, str, dict[str, str]]]:

@@ -78,12 +78,11 @@ def measure(lab: Lab, device: Device, chain: tensor_chain.Chain, cases: int = 1)
         stream.free()
     operations = chain.operations(periods, chain.repeats)
     samples = tuple(operations * device.sm_count / each / 1e12 for each in times)
-    # Those before the samples were warm-up; of many samples each is of several launches, and little was warm-up.
-    timed = slice(-len(times), None) if len(times) < repeat.MOST else slice(begun, None)
-    clock = median(seen.mhz[timed])
+    # A tenth of a second of it was warm-up. Which launches these were cannot be told, where a sample is of several.
+    clock = median(seen.mhz[begun:])
     limit, source = bound(lab.gpu, chain, device.sm_count, clock)
     details: dict[str, Scalar] = {
-        "operations_per_clock_and_sm": operations / median(seen.cycles[timed]),
+        "operations_per_clock_and_sm": operations / median(seen.cycles[begun:]),
         "error": seen.verdict.error,
         "error_once": once.error,
     }

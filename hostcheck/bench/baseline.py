@@ -28,6 +28,8 @@ _TIMES = 10.0
 """So many times the tolerance holds for times: the state of the CPU decides them, and differs from run to run."""
 _NOISE = 2.0
 """So many standard errors of both medians are noise."""
+_OF_A_TAIL = 0.3
+"""The standard error of a percentile of which there is one, by some ten pieces of work beyond it."""
 _ON_PURPOSE = [level.name.lower() for level in Level if level >= Level.FULL]
 """Levels that measure each GPU alone besides, whatever all did at once."""
 _OF_GPUS = ("hostcheck", "kernel", "driver", "CUDA driver")
@@ -207,7 +209,7 @@ def _compared(before: Measurement, measured: Measurement, tolerance: float) -> C
     change = 100 * (measured.value / before.value - 1)
     if lower_is_better(measured.unit):
         change, tolerance = -change, tolerance * _TIMES
-    noise = 100 * _NOISE * math.hypot(_error(before.samples), _error(measured.samples))
+    noise = 100 * _NOISE * math.hypot(_error(before), _error(measured))
     return Compared(
         name=_name(measured),
         subject=measured.subject,
@@ -220,10 +222,12 @@ def _compared(before: Measurement, measured: Measurement, tolerance: float) -> C
     )
 
 
-def _error(samples: Sequence[float]) -> float:
+def _error(measured: Measurement) -> float:
     """Return the standard error of a median as a share of it; 0 where too few samples tell."""
-    spread = variation(samples)
-    return 0.0 if spread is None else 1.2533 * abs(spread) / math.sqrt(len(samples))
+    spread = variation(measured.samples)
+    if spread is None:
+        return _OF_A_TAIL if measured.statistic.startswith("p") else 0.0
+    return 1.2533 * abs(spread) / math.sqrt(len(measured.samples))
 
 
 def _versions(baseline: Session, now: Session, names: Collection[str] | None = None) -> Iterator[str]:

@@ -7,6 +7,7 @@ Sizes and bus bandwidth are those of nccl-tests: bytes of the whole buffer, and 
 ranks sat in a ring.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -30,6 +31,8 @@ MANY_SMALL = 100
 _WORD = 4
 _CHUNK = 1 << 24
 _LOG_LINES = 20
+_CHOICE = "Bytes -> Algo"
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _MOST = 1000
 _ALGORITHMS = ("tree", "ring", "collnet direct", "collnet chain", "nvls", "nvls tree", "pat")
 _PROTOCOLS = ("ll", "ll128", "simple")
@@ -67,7 +70,9 @@ class Ranks:
             seconds: limit for joining, and for each operation.
         """
         self._log = _log_to_memory() if backend == "nccl" else None
-        self._mark = 0
+        self._read = 0
+        self._said: list[str] = []
+        self._chosen: Counter[str] = Counter()
         import torch
         import torch.distributed as dist
 
@@ -91,6 +96,10 @@ class Ranks:
         if self.rank == 0:
             all_of_them = [json.loads(self.store.get(f"{place}/{rank}")) for rank in range(self.size)]
             self.store.set(place, json.dumps(all_of_them))
+            # Whoever gave a value now has read those before; an hour of them would fill the memory.
+            before = f"hostcheck/{self._number - 1}"
+            for key in (before, *(f"{before}/{rank}" for rank in range(self.size))):
+                self.store.delete_key(key)
         shared: list[Any] = json.loads(self.store.get(place))
         return shared
 
@@ -119,7 +128,8 @@ class Ranks:
         if batches == 1:
             batch = max(2, min(batch, int(seconds / max(pace, 1e-6))))
         large = size >= LARGE
-        self._mark = self._log_size()
+        self._drain()
+        self._chosen.clear()
         times: list[float] = []
         wrong = 0
         begun = time.monotonic()
@@ -128,6 +138,8 @@ class Ranks:
                 work.prepare()
                 times += self._run(work, batch, 1) if large else self._run(work, 1, batch)
                 wrong += work.wrong(batch)
+            if whole:
+                self._drain()
             # All go on for as long as the first of them has time.
             if not whole or self.share(time.monotonic() - begun)[0] >= seconds:
                 break
@@ -165,15 +177,22 @@ class Ranks:
         self.torch.cuda.synchronize()
         return [first.elapsed_time(second) / 1e3 / each for first, second in pairwise(events)]
 
-    def _log_size(self) -> int:
-        return 0 if self._log is None else os.fstat(self._log).st_size
+    def _drain(self) -> None:
+        """Take in what NCCL wrote since, and give its memory back: it writes a line for each operation."""
+        if self._log is None:
+            return
+        text = os.pread(self._log, os.fstat(self._log).st_size - self._read, self._read)
+        text = text[: text.rfind(b"\n") + 1]
+        self._read += len(text)
+        lines = text.decode("utf-8", "replace").splitlines()
+        self._chosen.update(read_log("\n".join(line for line in lines if _CHOICE in line))["chosen"])
+        self._said += [line for line in lines if _CHOICE not in line]
+        ctypes.CDLL(None).fallocate(self._log, _PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(self._read))
 
     def _read_log(self) -> dict[str, Any]:
-        """Return what the whole log says of connections, and what was chosen since the mark."""
-        text = b"" if self._log is None else os.pread(self._log, self._log_size(), 0)
-        found = read_log(text.decode("utf-8", "replace"))
-        found["chosen"] = read_log(text[self._mark :].decode("utf-8", "replace"))["chosen"]
-        return found
+        """Return what the whole log says of connections, and what was chosen in this measurement."""
+        self._drain()
+        return {**read_log("\n".join(self._said)), "chosen": dict(self._chosen)}
 
 
 class _Work:

@@ -35,7 +35,7 @@ _STRETCH = {Level.QUICK: 1.0, Level.STANDARD: 4.0, Level.FULL: 30.0, Level.SOAK:
 """How much longer than it plans a benchmark is run where there is time."""
 _PACKAGES = {Backend.CUDA: "cuda.bindings", Backend.TORCH: "torch"}
 _FEWEST = 0.2
-SPARE = {Level.QUICK: 6.0, Level.STANDARD: 25.0, Level.FULL: 0.0, Level.SOAK: 0.0}
+SPARE = {Level.QUICK: 6.0, Level.STANDARD: 25.0, Level.FULL: 0.0, Level.SOAK: 120.0}
 """Seconds, over the budget, in which GPUs are measured alone once more where at once they shared too little."""
 _SPARE_SHARE = 0.1
 """The same of a duration that the user gives."""
@@ -260,7 +260,7 @@ def lacking(
             missing.append(Missing(bench=made.id, subject="host", why=why, applies=named))
             continue
         if needed := lacks(made, options):
-            missing.append(Missing(bench=made.id, subject="host", why=f"it needs {needed}", applies=named))
+            missing.append(Missing(bench=made.id, subject="host", why=f"{made.id} needs {needed}", applies=named))
             continue
         if made.scope is Scope.HOST:
             can.append(made)

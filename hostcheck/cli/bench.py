@@ -81,7 +81,8 @@ class Measuring:
 
         level = Level[(self.level or "quick").upper()]
         wanted = choose(load_benches(), names or self.names, level)
-        options = read_options(self.option, wanted, load_benches(), names or self.names)
+        # Names that a baseline gave ask for nothing: without its option, one of them is told as missing.
+        options = read_options(self.option, wanted, load_benches(), self.names)
         # Unlike an audit, whoever measures wants the driver loaded and the GPUs awake: without a guard.
         asked = CommandProbe("gpu.nvml", seconds=60.0, local_module="hostcheck.snapshot.nvml")
         reading = collect([asked]).readings["gpu.nvml"]
@@ -94,7 +95,6 @@ class Measuring:
         if not can:
             raise HostcheckError("; ".join(dict.fromkeys(entry.why for entry in missing)) or "there is no benchmark")
         steps = plan(can, len(host.gpus), level, self.duration)
-        interrupt_on_signals()
         try:
             session, harvest = measure(
                 steps, host, missing, level=level, options=options, tell=_show(), floors=floors, duration=self.duration
@@ -219,6 +219,7 @@ command.add_command(bench_nccl.command)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed and what does not apply, too.")
 @click.pass_context
+@interrupt_on_signals()
 def run(
     ctx: click.Context,
     measuring: Measuring,
@@ -264,7 +265,8 @@ def run(
             judged = replace(judged, measured=())
         code = view.run(judged)
     finally:
-        click.echo(kept, err=True)
+        if kept:
+            click.echo(kept, err=True)
     if interrupted:
         click.echo("hostcheck: interrupted; what had not been measured or read by then is unknown above", err=True)
         code = INTERRUPTED
@@ -344,6 +346,7 @@ def explained(id: str) -> list[str]:
 )
 @click.option("--floors", is_flag=True, help="Write a layer of expectations (TOML) for hosts of this kind instead.")
 @click.pass_context
+@interrupt_on_signals()
 def record(ctx: click.Context, file: Path, measuring: Measuring, source: Path | None, floors: bool) -> None:
     """Keep measurements as a baseline in FILE, for `hostcheck bench compare`; - is standard output.
 
@@ -392,6 +395,7 @@ def _baseline(file: Path, session: Session, floors: bool) -> bytes:
     help="How much worse a rate may be, and it must be more than noise; times, ten times that.",
 )  # fmt: skip
 @click.pass_context
+@interrupt_on_signals()
 def compare(ctx: click.Context, file: Path, measuring: Measuring, source: Path | None, tolerance: float) -> None:
     """Hold measurements of now against the baseline in FILE.
 
@@ -477,4 +481,5 @@ def _keep(snapshot: Snapshot, save: Path | None) -> str:
         write(target, packed.getvalue(), private=True)
     except HostcheckError as problem:
         return f"hostcheck: the measurements were not kept: {problem}{_ELSEWHERE}"
-    return f"Kept in {target}; hostcheck audit --from {target} judges it again."
+    # A pipe and /dev/null keep nothing.
+    return f"Kept in {target}; hostcheck audit --from {target} judges it again." if target.is_file() else ""

@@ -65,6 +65,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg] # older releases of clic
 @click.option("--accept-new-keys", is_flag=True, help="Trust hosts that known_hosts lacks, never a changed key.")
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write the measurements to a file, as JSON.")
 @click.pass_context
+@interrupt_on_signals()
 def command(
     ctx: click.Context,
     hosts: tuple[str, ...],
@@ -124,7 +125,6 @@ def command(
     )
     program(launch, 0, 2, master or targets[0].address)
     make = over_ssh(SshOptions(config_path=ssh_config, accept_new=accept_new_keys), user)
-    interrupt_on_signals()
     begun = dt.datetime.now(dt.UTC)
     started = time.monotonic()
     try:

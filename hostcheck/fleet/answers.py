@@ -193,8 +193,9 @@ _work: list[Work] = []
 
 
 def _begin(work: Work) -> None:
-    """Prepare a process of the pool; an interrupt is the parent's to handle."""
+    """Prepare a process of the pool; an interrupt is the parent's to handle, and the pool must be able to end it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _work[:] = [work]
 
 

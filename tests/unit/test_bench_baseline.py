@@ -55,6 +55,16 @@ def test_what_the_scatter_of_the_samples_explains_is_not_worse() -> None:
     assert not found.worse
 
 
+@pytest.mark.parametrize(("now", "worse"), [(1.8, False), (2.5, True)])
+def test_a_percentile_of_which_there_is_one_has_noise_all_the_same(now: float, worse: bool) -> None:
+    jitter = Measurement(
+        bench="cpu.jitter", subject="node0", unit="us", value=100.0, samples=(100.0,), statistic="p99.9", verified=True
+    )
+    later = replace(jitter, value=100.0 * now, samples=(100.0 * now,))
+    (compared,) = compare(session(jitter), session(later)).compared
+    assert (compared.worse, compared.noise > 50) == (worse, True)
+
+
 def test_of_times_more_is_worse() -> None:
     launch = Measurement(bench="launch.kernel", subject="gpu0", unit="us", value=2.0, samples=(2.0,) * 5)
     (found,) = compare(session(launch), session(scaled(1.5, launch))).compared

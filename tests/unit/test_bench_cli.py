@@ -18,6 +18,7 @@ import pytest
 
 import bench_fakes
 from hostcheck.bench.model import Measurement, Session
+from hostcheck.cli.signals import interrupt_on_signals
 from hostcheck.facts.bench import parse_results
 from hostcheck.render.json import encoded as json_of
 from hostcheck.snapshot.archive import read_archive
@@ -325,7 +326,7 @@ def test_gpus_are_chosen(tmp_path: Path) -> None:
         (["storage.read", "--option", "path=/nowhere"], "--option path: there is no folder '/nowhere'"),
         (["storage.read", "cpu.jitter"],
          "storage.read needs --option path=FOLDER: the folder on the storage that is measured"),
-        (["storage.rea?"], "it needs --option path=FOLDER: the folder on the storage that is measured"),
+        (["storage.rea?"], "storage.read needs --option path=FOLDER: the folder on the storage that is measured"),
         (["record", "base.json", "cpu.jitter", "gds.read"], "gds.read needs --option path=FOLDER: the folder on"),
         (["storage.read", "--option", "path="], "--option path: there is no folder ''"),
         (["hbm.read", "--option", "path=/tmp"], "of what runs nothing takes it; fake.folder, gds.read, st"),
@@ -345,7 +346,7 @@ def test_a_typing_error_is_one_line(tmp_path: Path, arguments: list[str], says: 
 def test_what_a_pattern_names_and_needs_an_option_is_unknown_and_the_rest_is_measured(tmp_path: Path) -> None:
     code, out, err = bench("fake.turns", "fake.fold*", "--only", "bench.other", cwd=tmp_path)
     assert code == 3, "it was asked for"
-    assert "it needs --option path=FOLDER: the folder on the storage that is measured" in " ".join(out.split())
+    assert "fake.folder needs --option path=FOLDER: the folder on the storage that is measured" in " ".join(out.split())
     assert "[1/1] fake.turns on gpu0" in err, "no time is kept for it"
     assert [measured.bench for measured in kept(tmp_path).measurements] == ["fake.turns"]
     given = ("--option", f"path={tmp_path}", "--save", "given.tar.gz")
@@ -496,6 +497,18 @@ def test_two_that_end_in_the_same_second_are_both_kept(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     said = [_keep(host("bare"), None) for _ in range(3)]
     assert len(set(said)) == len(list(tmp_path.iterdir())) == 3
+
+
+def test_signals_are_as_before_where_none_came() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with pytest.raises(KeyboardInterrupt), interrupt_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, "it may come once more"
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    with interrupt_on_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_ctrl_c_while_the_host_is_read_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

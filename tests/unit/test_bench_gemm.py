@@ -65,6 +65,30 @@ def test_block_scaled_factors_have_the_types_and_sizes_that_torch_asks_for(folde
     }
 
 
+def test_each_output_that_is_looked_at_was_made_since_it_was_spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In FP64 on a part that has little of it, a product of 16384 takes 7 s: one fits into a stretch."""
+    gpu = BenchGpu(index=0, ordinal=0, uuid="GPU-0", name="")
+    timer = gemm._Timer(None, None, StandInLab(gpus=(gpu,), level=Level.STANDARD), "fp64", 300.0)
+    outputs = [SimpleNamespace(out=SimpleNamespace(), made=True) for _ in range(gemm.SETS)]
+    for each in outputs:
+        each.out.fill_ = lambda value, each=each: setattr(each, "made", False)
+    ran: list[int] = []
+
+    def run(problems, count, each=1):
+        ran.append(count * each)
+        for number in range(count * each):
+            problems[number % len(problems)].made = True
+        return [7.0] * count
+
+    monkeypatch.setattr(timer, "problems", lambda shape: outputs)
+    monkeypatch.setattr(timer, "heat", lambda problems, one: None)
+    monkeypatch.setattr(timer, "run", run)
+    monkeypatch.setattr(gemm, "check", lambda torch, problem, bound: (0.0, "" if problem.made else "wrong"))
+    sampled = timer.sample((16384, 16384, 16384), "16384")
+    assert sampled.verified, sampled.invalid
+    assert (sum(ran[1:]), len(ran[1:])) == (17, 5), "all that the time is for, and looked at five times"
+
+
 def test_shapes_grow_with_the_level() -> None:
     assert gemm.shapes(Level.QUICK, 132) == [(8192, 8192, 8192)]
     assert gemm.shapes(Level.STANDARD, 132) == [(8192,) * 3, (16384,) * 3]

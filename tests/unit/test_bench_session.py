@@ -273,9 +273,9 @@ def test_what_needs_an_option_that_is_not_given_takes_no_time(named: bool) -> No
     refused = Host(gpus=(GPU,), refused={"gpu1": "MIG is on"})
     can, missing = lacking(wanted, refused, named=named)
     assert [made.id for made in can] == ["cpu.jitter"]
-    why = "it needs --option path=FOLDER: the folder on the storage that is measured"
+    why = "{} needs --option path=FOLDER: the folder on the storage that is measured"
     assert [(entry.bench, entry.subject, entry.why, entry.applies) for entry in missing] == [
-        (id, "host", why, named) for id in ("storage.read", "fake.folder")
+        (id, "host", why.format(id), named) for id in ("storage.read", "fake.folder")
     ]
     assert lacking(wanted, Host(gpus=(GPU,)), named=named, options={"path": "/"}) == (wanted, [])
 

@@ -113,7 +113,7 @@ def test_the_clock_of_a_long_measurement_is_that_of_all_of_it(monkeypatch):
 
     class Slowing(FakeRunner):
         def run(self, stream, periods, count=1, repeats=None):
-            at[0] += 0.002 * count
+            at[0] += 0.0021 * count
             report = replace(GOOD, cycles=1_000_000 if at[0] < 45 else 2_000_000)
             return Run((0.002,) * count, ((report,),) * count, Verdict(0.0, True, {}))
 

@@ -18,9 +18,9 @@ from hostcheck.audit import judge
 from hostcheck.checklist import Checklist
 from hostcheck.fleet import answers
 from hostcheck.fleet.answers import Archives, judge_fleet
-from hostcheck.fleet.one import BROKEN
+from hostcheck.fleet.one import BROKEN, Work
 from hostcheck.fleet.peers import Hardware
-from hostcheck.model import Absentee, exit_code, fleet_exit_code
+from hostcheck.model import Absentee, Severity, exit_code, fleet_exit_code
 from hostcheck.render.fleet_hosts import NAMES_ITSELF
 from hostcheck.snapshot.reading import Snapshot
 from support import host
@@ -134,6 +134,17 @@ def test_a_process_that_is_killed_costs_one_host(tmp_path: Path) -> None:
     assert (absentee.name, absentee.reach) == ("gpu05", BROKEN)
     assert "killed" in absentee.why
     assert len(fleet.runs) == 19
+
+
+def test_a_pool_can_end_its_processes_whatever_ended_this_one() -> None:
+    """They hung where this process turned SIGTERM into an exception, which theirs had inherited."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        work = Work(checklist=LIST, site=(), fail_on=Severity.MEDIUM, today=None)
+        with answers._pool(work, 1) as pool:
+            assert pool.submit(signal.getsignal, signal.SIGTERM).result() is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_no_host_at_all_is_no_success() -> None:
