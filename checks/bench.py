@@ -29,30 +29,25 @@ from hostcheck.matchers import AtLeast
 from hostcheck.model import Actor, Expected, Finding, Severity, Status
 from hostcheck.registry import check
 
-MEMORY = Key("bench.memory", float, unit="%", high=100, cases=JUDGES["bench.memory"],
-    example="[hbm.triad]={ at_least = 90 }")  # fmt: skip
-CACHE = Key("bench.cache", float, unit="GB/s", cases=JUDGES["bench.cache"],
-    example="[l2.read]={ at_least = 7000 }")  # fmt: skip
-COPIES = Key("bench.copies", float, unit="%", high=100, cases=JUDGES["bench.copies"],
-    example="[copy.h2d pinned]={ at_least = 80 }")  # fmt: skip
-PEERS = Key("bench.peers", float, unit="%", high=100, cases=JUDGES["bench.peers"],
-    example="[peer.copy]={ at_least = 80 }")  # fmt: skip
-LAUNCH = Key("bench.launch", float, unit="us", cases=JUDGES["bench.launch"],
-    example="[launch.kernel wall]={ at_most = 15 }")  # fmt: skip
-TENSOR = Key("bench.tensor-cores", float, unit="%", high=100, cases=JUDGES["bench.tensor-cores"],
-    example="[tensor.pipe BF16]={ at_least = 95 }")  # fmt: skip
-MATRIX = Key("bench.matrix", float, unit="%", high=100, cases=JUDGES["bench.matrix"],
-    example="[gemm.bf16 8192]={ at_least = 70 }")  # fmt: skip
-COLLECTIVES = Key("bench.collectives", float, unit="%", high=100, cases=JUDGES["bench.collectives"],
-    example="[nccl.all-reduce 2 GiB]={ at_least = 70 }")  # fmt: skip
-OVERLAP = Key("bench.overlap", float, unit="%", high=100, cases=JUDGES["bench.overlap"],
-    example="[overlap.copy]={ at_least = 90 }")  # fmt: skip
-HOST_MEMORY = Key("bench.host-memory", float, unit="GB/s", cases=JUDGES["bench.host-memory"],
-    example="[memory.bandwidth]={ at_least = 150 }")  # fmt: skip
-JITTER = Key("bench.jitter", float, unit="us", cases=JUDGES["bench.jitter"],
-    example="[cpu.jitter]={ at_most = 50 }")  # fmt: skip
-STORAGE = Key("bench.storage", float, unit="GB/s", cases=JUDGES["bench.storage"],
-    example="[storage.read random]={ at_least = 500 }")  # fmt: skip
+
+def _floor(name: str, unit: str, example: str) -> Key:
+    """Return the key of the floors of a check: for its benchmarks, and each of their cases."""
+    high = 100.0 if unit == "%" else float("inf")
+    return Key(name, float, unit=unit, high=high, cases=JUDGES[name], example=example)
+
+
+MEMORY = _floor("bench.memory", "%", "[hbm.triad]={ at_least = 90 }")
+CACHE = _floor("bench.cache", "GB/s", "[l2.read]={ at_least = 7000 }")
+COPIES = _floor("bench.copies", "%", "[copy.h2d pinned]={ at_least = 80 }")
+PEERS = _floor("bench.peers", "%", "[peer.copy]={ at_least = 80 }")
+LAUNCH = _floor("bench.launch", "us", "[launch.kernel wall]={ at_most = 15 }")
+TENSOR = _floor("bench.tensor-cores", "%", "[tensor.pipe BF16]={ at_least = 95 }")
+MATRIX = _floor("bench.matrix", "%", "[gemm.bf16 8192]={ at_least = 70 }")
+COLLECTIVES = _floor("bench.collectives", "%", "[nccl.all-reduce 2 GiB]={ at_least = 70 }")
+OVERLAP = _floor("bench.overlap", "%", "[overlap.copy]={ at_least = 90 }")
+HOST_MEMORY = _floor("bench.host-memory", "GB/s", "[memory.bandwidth]={ at_least = 150 }")
+JITTER = _floor("bench.jitter", "us", "[cpu.jitter]={ at_most = 50 }")
+STORAGE = _floor("bench.storage", "GB/s", "[storage.read random]={ at_least = 500 }")
 OTHER = Key("bench.other", float, cases=True, example="[NAME]={ at_least = 5 }")
 ALIKE = Key("bench.alike", float, unit="%", high=100, cases=True, example="[hbm]={ at_most = 3 }")
 SLOWDOWN = Key("bench.slowdown", float, unit="%", high=100, example="={ at_most = 2 }")

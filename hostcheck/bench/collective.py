@@ -181,7 +181,7 @@ class Ranks:
         """Take in what NCCL wrote since, and give its memory back: it writes a line for each operation."""
         if self._log is None:
             return
-        text = os.pread(self._log, os.fstat(self._log).st_size - self._read, self._read)
+        text = os.pread(self._log, max(0, os.fstat(self._log).st_size - self._read), self._read)
         text = text[: text.rfind(b"\n") + 1]
         self._read += len(text)
         lines = text.decode("utf-8", "replace").splitlines()

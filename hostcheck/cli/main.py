@@ -18,7 +18,7 @@ COMMANDS = {
     "audit": "Judge this host, others over SSH, or a saved snapshot, against the checklist.",
     "tune": "Plan changes that mend what the audit finds, make them, and take them back.",
     "fleet": "Show what a fleet answered, from its run directory.",
-    "bench": "Measure this host, and hold each number against its physical limit.",
+    "bench": "Measure this host; each number beside its physical limit, where one is known.",
     "collect": "Take a snapshot of this host, to be judged later or elsewhere.",
     "list": "List the checks, or the tuners.",
     "explain": "Explain one check or tuner: what it reads, what it expects, and why.",
